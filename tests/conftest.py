@@ -1,0 +1,30 @@
+"""Strict settings for every test, and the fixtures that several files share."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def key():
+    """A random key."""
+    return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def amazon_data():
+    """Folder of the Amazon 2014 data: `TIGER_DATA`, else `../shared/data` beside the checkout."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    data = pathlib.Path(os.environ.get("TIGER_DATA", root.parent / "shared" / "data"))
+    folder = data / "amazon2014"
+    if not folder.is_dir():
+        pytest.skip(f"the Amazon 2014 data is not at {folder}; set TIGER_DATA to its parent folder")
+    return folder

@@ -1,0 +1,151 @@
+"""Files that are either whole or absent, each with a header saying what it was made from.
+
+Also the one error that users see. It knows nothing of what the files mean.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+_HEADER = "header"
+
+
+class InputError(ValueError):
+    """A fault in what the user gave: one line that says what is wrong, where, and what to do.
+
+    The command line prints it and exits with code 2.
+    """
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary path beside `path`, which takes its name only if the block succeeds.
+
+    Raises:
+      InputError: the folder cannot be written, or the disk is full.
+    """
+    path = pathlib.Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = pathlib.Path(name)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; an artifact is as readable as any other new file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"{path}: cannot be written ({reason}); free space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def save_arrays(path: str | os.PathLike, kind: str, header: dict, **arrays: np.ndarray) -> None:
+    """Writes `arrays` and a JSON `header` into one npz file; equal input gives equal bytes."""
+    text = json.dumps({"kind": kind, **header}, sort_keys=True)
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{_HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)
+
+
+def load_arrays(
+    path: str | os.PathLike, kind: str, made_by: str
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """Reads what `save_arrays` wrote: (header, arrays). Never unpickles.
+
+    Args:
+      path: the npz file.
+      kind: what the file must be, as given to `save_arrays`.
+      made_by: the command that makes such a file, for the error message.
+
+    Raises:
+      InputError: the file is missing, damaged, or of another kind.
+    """
+    _require_file(path, made_by)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(arrays.pop(_HEADER).tobytes().decode())
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: damaged or not a {kind} file; make it again with {made_by}"
+        ) from error
+    if not isinstance(header, dict) or header.get("kind") != kind:
+        raise InputError(f"{path}: not a {kind} file; make one with {made_by}")
+    return header, arrays
+
+
+def save_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes `value` as indented JSON."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def load_json(path: str | os.PathLike, made_by: str) -> Any:
+    """Reads a JSON file; `made_by` is the command named in the error where it is missing."""
+    _require_file(path, made_by)
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a JSON file; make it again with {made_by}") from error
+
+
+def checksum(*parts: np.ndarray | bytes | str) -> str:
+    """First 16 hex digits of the SHA-256 of `parts`; arrays count with their type and shape."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            data = part.encode() if isinstance(part, str) else part
+            digest.update(f"{len(data)}:".encode())
+            digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def file_checksum(path: str | os.PathLike) -> str:
+    """First 16 hex digits of the SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def provenance() -> dict[str, str]:
+    """The code that makes an artifact: the git commit of this checkout, or "unknown".
+
+    A commit with "+" behind it had uncommitted changes in tracked files.
+    """
+    root = pathlib.Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown"}
+    return {"commit": commit + ("+" if changed else "")}
+
+
+def _require_file(path: str | os.PathLike, made_by: str) -> None:
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"{path}: no such file; make it with {made_by}")

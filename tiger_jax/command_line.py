@@ -1,0 +1,195 @@
+"""The command line that all verbs share: flags from a function's signature, gin files, errors.
+
+A verb is a plain function with a documented signature. What it does is none of this file's
+business.
+"""
+
+import inspect
+import json
+import pathlib
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from tiger_jax import artifacts
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_CONFIGURATION = "configuration"
+_DEFINE = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_boolean,
+}
+
+
+def run(function: Callable[..., dict], argv: Sequence[str] | None = None, examples: str = ""):
+    """Runs a verb from the command line and ends the process with 2 where the input is at fault.
+
+    Every argument of `function` annotated str, int, float or bool (or one of them or None)
+    becomes a flag, described by the "Args:" section of its docstring. A flag wins over a gin
+    binding, a gin binding over the signature's default. A verb with an argument `configuration`
+    is given there, as gin text, all that was set, so that it can save it beside its results.
+
+    Args:
+      function: the verb; returns a JSON-able dictionary.
+      argv: the command line, program name first; that of the process where None.
+      examples: command lines shown by --help.
+    """
+    try:
+        result, as_json = _run(function, list(sys.argv if argv is None else argv), examples)
+    except artifacts.InputError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    if as_json:
+        print(json.dumps(result))
+
+
+def _run(function: Callable[..., dict], argv: list[str], examples: str) -> tuple[dict, bool]:
+    values = _define_flags(function)
+    bindings = [arg.split("gin.", 1)[1] for arg in argv[1:] if re.match(r"--?gin\.", arg)]
+    rest = [arg for arg in argv[1:] if not re.match(r"--?gin\.", arg)]
+    if any(arg in ("-h", "--help", "-help", "--helpfull") for arg in rest):
+        print(_help(function, values, examples))
+        sys.exit(0)
+    try:
+        positional = values([argv[0], *rest])[1:]
+    except flags.Error as error:
+        raise artifacts.InputError(f"{error}; --help lists the options") from error
+    if positional:
+        raise artifacts.InputError(f"unexpected argument {positional[0]!r}; options begin with --")
+    given = {name: values[name].value for name in _arguments(function) if values[name].present}
+    configured = _with_gin(function, values.gin_file, bindings)
+    _require_arguments(function, configured, given)
+    if _CONFIGURATION in inspect.signature(function).parameters:
+        given[_CONFIGURATION] = _configuration_text(function, configured, given)
+    return configured(**given), values.json
+
+
+def _arguments(function: Callable) -> dict[str, type]:
+    """Arguments that can be flags: {name: str, int, float or bool}."""
+    found = {}
+    for name, hint in typing.get_type_hints(function).items():
+        kinds = set(typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+        kinds.discard(type(None))
+        if len(kinds) == 1 and kinds <= set(_DEFINE) and name not in ("return", _CONFIGURATION):
+            found[name] = kinds.pop()
+    return found
+
+
+def _define_flags(function: Callable) -> flags.FlagValues:
+    values = flags.FlagValues()
+    for name, kind in _arguments(function).items():
+        _DEFINE[kind](name, None, "", flag_values=values)
+    flags.DEFINE_multi_string("gin_file", [], "", flag_values=values)
+    flags.DEFINE_boolean("json", False, "", flag_values=values)
+    return values
+
+
+def _with_gin(function: Callable, files: list[str], bindings: list[str]) -> Callable:
+    """The function with the gin files' and bindings' values for its arguments."""
+    if not files and not bindings:
+        return function
+    gin = _import_gin()
+    gin.add_config_file_search_path(str(_ROOT))
+    for file in files:
+        if not any((root / file).is_file() for root in (pathlib.Path(), _ROOT)):
+            raise artifacts.InputError(f"{file}: no such gin file, here or in {_ROOT}")
+    # Makes `verb.verb.NAME` known to gin also where no file imports it.
+    package, _, module = inspect.getmodule(function).__name__.rpartition(".")
+    preamble = [
+        "from __gin__ import dynamic_registration",
+        f"from {package} import {module}" if package else f"import {module}",
+    ]
+    try:
+        gin.parse_config_files_and_bindings(files, preamble, finalize_config=False)
+        for binding in bindings:
+            _require_macro(gin, binding)
+        gin.parse_config_files_and_bindings([], preamble + bindings)
+        return gin.get_configurable(function)
+    except Exception as error:  # gin raises many kinds; all of them are faults of the input
+        raise artifacts.InputError(f"gin: {_one_line(error)}") from error
+
+
+def _require_macro(gin, binding: str) -> None:
+    """A misspelt macro would be set, never used, and never missed; gin itself checks the rest."""
+    name = binding.split("=")[0].strip()
+    if "." not in name:
+        try:
+            gin.query_parameter(f"%{name}")
+        except ValueError as error:
+            raise ValueError(f"no gin file sets a macro {name!r}") from error
+
+
+def _import_gin():
+    import gin
+
+    if not hasattr(gin, "parse_config_file"):
+        raise artifacts.InputError("gin-config is not installed; run: pip install gin-config")
+    return gin
+
+
+def _require_arguments(function: Callable, configured: Callable, given: dict) -> None:
+    """One clear line for a missing argument, instead of the TypeError of the call."""
+    missing = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is inspect.Parameter.empty and name not in given
+    ]
+    if configured is not function:
+        bound = _import_gin().get_bindings(function, resolve_references=False)
+        missing = [name for name in missing if name not in bound]
+    if missing:
+        options = ", ".join(f"--{name}" for name in missing)
+        raise artifacts.InputError(f"missing: {options}, or a --gin_file that sets it")
+
+
+def _configuration_text(function: Callable, configured: Callable, given: dict) -> str:
+    lines = [] if configured is function else [_import_gin().config_str()]
+    lines += [f"# flag: {name} = {value!r}" for name, value in given.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _help(function: Callable, values: flags.FlagValues, examples: str) -> str:
+    text = inspect.getdoc(function)
+    described = _described_arguments(text)
+    defaults = inspect.signature(function).parameters
+    lines = [text.split("\n\nArgs:")[0], "", "Options:"]
+    for name in _arguments(function):
+        default = defaults[name].default
+        shown = default not in (inspect.Parameter.empty, None)
+        suffix = f" [{default}]" if shown else ""
+        lines.append(f"  --{name}  {described.get(name, '')}{suffix}")
+    lines += [
+        "  --gin_file  a gin file, e.g. a card under gin/experiment; may be repeated",
+        "  --gin.NAME=VALUE  sets a gin macro or parameter, after the files",
+        "  --json  prints the result as one JSON object on the last line",
+        "  --help  this text",
+    ]
+    if examples:
+        lines += ["", "Examples:", *(f"  {line}" for line in examples.strip().splitlines())]
+    return "\n".join(lines)
+
+
+def _described_arguments(docstring: str) -> dict[str, str]:
+    """The "Args:" section of a docstring: {name: one line}."""
+    section = re.search(r"\nArgs:\n(.*?)(\n\S|\Z)", docstring, re.DOTALL)
+    found = re.findall(
+        r"^  (\w+): (.*?)(?=^  \w+:|\Z)", section[1] + "\n" if section else "", re.M | re.S
+    )
+    return {name: " ".join(text.split()) for name, text in found}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _fail(message: str) -> typing.NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(2)

@@ -1,0 +1,1 @@
+"""From reviews to item sequences, item text and content embeddings."""

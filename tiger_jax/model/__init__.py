@@ -1,0 +1,1 @@
+"""The sequence model: network, loss, constrained beam search."""

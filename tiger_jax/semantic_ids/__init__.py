@@ -1,0 +1,1 @@
+"""From content embeddings to Semantic IDs: quantisers, the table, the trie."""
