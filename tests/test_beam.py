@@ -1,0 +1,249 @@
+"""The search, against scoring everything by the teacher-forced network."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tiger_jax.model import beam
+from tiger_jax.model.model import TigerModel, shift_right
+from tiger_jax.model.network import NetworkConfig
+from tiger_jax.semantic_ids.trie import Trie
+from tiger_jax.vocabulary import Vocabulary
+
+VARIANTS = list(itertools.product(("full", "level"), (True, False)))
+
+
+@functools.cache
+def tiny_model(sizes, normalize="full", tied=True, num_user_tokens=5, num_decoder_layers=1):
+    """A model of a few thousand parameters, and parameters with nothing at its initial value."""
+    vocabulary = Vocabulary(sizes, num_user_tokens)
+    config = NetworkConfig(
+        # A few rows more than the vocabulary needs, as in T5X.
+        vocab_size=vocabulary.size + 2,
+        emb_dim=8,
+        num_heads=2,
+        head_dim=4,
+        mlp_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=num_decoder_layers,
+        dropout_rate=0.1,
+        logits_via_embedding=tied,
+    )
+    model = TigerModel(config, vocabulary, normalize)
+    random = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda x: (x + 0.5 * random.normal(size=x.shape)).astype(np.float32),
+        model.init(jax.random.key(0)),
+    )
+    return model, params
+
+
+def histories(model, batch=3, length=7):
+    """Random encoder inputs; row b ends in b * 2 positions of padding."""
+    random = np.random.default_rng(2)
+    tokens_BS = random.integers(2, model.vocabulary.size, (batch, length), dtype=np.int32)
+    for row in range(batch):
+        tokens_BS[row, length - 2 * row :] = 0
+    return tokens_BS
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def token_log_probs(model, params, tokens_S, targets_XI):
+    """log p of each token of every target for one user, teacher-forced: [X, I]."""
+    tokens_XS = jnp.broadcast_to(tokens_S, (len(targets_XI), len(tokens_S)))
+    logits_XIV = model.module.apply({"params": params}, tokens_XS, shift_right(targets_XI))
+    if model.normalize == "level":
+        return -model.token_losses(logits_XIV, targets_XI)
+    # Of any token, also one that cannot stand at that part of an ID.
+    return jnp.take_along_axis(jax.nn.log_softmax(logits_XIV), targets_XI[..., None], axis=-1)[
+        ..., 0
+    ]
+
+
+def log_probs_of_all(model, params, tokens_BS, targets_XI):
+    """log p of every target for every user: [B, X]."""
+    return np.stack(
+        [token_log_probs(model, params, tokens_S, targets_XI).sum(-1) for tokens_S in tokens_BS]
+    )
+
+
+def build(ids, sizes):
+    table_NI = np.zeros((len(ids) + 1, len(sizes)), np.int32)
+    table_NI[1:] = ids
+    return Trie.from_semantic_ids(table_NI, tuple(sizes))
+
+
+def constrained(model, params, trie, tokens_BS, num_beams):
+    search = jax.jit(beam.constrained_search, static_argnums=(0, 4))
+    return jax.device_get(search(model, params, trie, tokens_BS, num_beams))
+
+
+def free(model, params, tokens_BS, num_beams):
+    search = jax.jit(beam.free_search, static_argnums=(0, 3))
+    return jax.device_get(search(model, params, tokens_BS, num_beams))
+
+
+def random_ids(sizes, count, seed=0):
+    everything = list(itertools.product(*map(range, sizes)))
+    return [everything[i] for i in np.random.default_rng(seed).permutation(len(everything))[:count]]
+
+
+def check_whole_catalogue(model, params, ids, num_beams):
+    """Statement 1 of the design: all items in brute-force order, and nothing else."""
+    tokens_BS = histories(model)
+    rows_BM, scores_BM = constrained(
+        model, params, build(ids, model.vocabulary.codebook_sizes), tokens_BS, num_beams
+    )
+    targets_NI = model.vocabulary.tokens(sorted(ids))
+    expected_BN = log_probs_of_all(model, params, tokens_BS, targets_NI)
+    order_BN = np.argsort(-expected_BN, axis=1, kind="stable")
+    found = len(ids)
+    np.testing.assert_array_equal(rows_BM[:, :found], order_BN)
+    np.testing.assert_allclose(
+        scores_BM[:, :found], np.take_along_axis(expected_BN, order_BN, 1), rtol=1e-5, atol=1e-5
+    )
+    assert (rows_BM[:, found:] == -1).all()
+    assert (scores_BM[:, found:] == -np.inf).all()
+    assert rows_BM.shape == scores_BM.shape == (len(tokens_BS), num_beams)
+
+
+@pytest.mark.parametrize(("normalize", "tied"), VARIANTS)
+def test_wide_beam_equals_exhaustive_search(normalize, tied):
+    sizes = (5, 4, 6)
+    model, params = tiny_model(sizes, normalize, tied, num_decoder_layers=2)
+    check_whole_catalogue(model, params, random_ids(sizes, 40), num_beams=64)
+
+
+CATALOGUES = {
+    "one item": ([(33, 31, 0)], (34, 32, 2)),
+    "one prefix": ([(7, 2, code) for code in (0, 31, 32)], (8, 3, 33)),
+    "full": (list(itertools.product(range(3), repeat=3)), (3, 3, 3)),
+    "chain": ([(code,) * 3 for code in (0, 1, 31, 32)], (33, 33, 33)),
+    "count = V": ([(1, code) for code in range(40)] + [(0, 0)], (2, 40)),
+    "one level": ([(code,) for code in (3, 0, 32)], (33,)),
+    "five levels": (random_ids((2, 3, 2, 2, 3), 30), (2, 3, 2, 2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", CATALOGUES)
+def test_wide_beam_returns_exactly_the_catalogue(name):
+    ids, sizes = CATALOGUES[name]
+    model, params = tiny_model(sizes)
+    check_whole_catalogue(model, params, ids, num_beams=45)
+
+
+def reference_beam(model, params, ids, tokens_S, num_beams):
+    """Beam search over prefixes as Python tuples: score, then beam, then code."""
+    beams = [((), 0.0)]
+    for level, size in enumerate(model.vocabulary.codebook_sizes):
+        prefixes = {item[: level + 1] for item in ids}
+        continued = [(*prefix, code) for prefix, _ in beams for code in range(size)]
+        # One shape for all levels, compiled once.
+        targets_XI = np.zeros((num_beams * max(model.vocabulary.codebook_sizes), len(ids[0])), int)
+        targets_XI[: len(continued), : level + 1] = continued
+        log_probs_XI = token_log_probs(model, params, tokens_S, model.vocabulary.tokens(targets_XI))
+        candidates = [
+            (beams[place // size][1] + float(log_probs_XI[place, level]), place, prefix)
+            for place, prefix in enumerate(continued)
+            if prefix in prefixes
+        ]
+        candidates.sort(key=lambda candidate: (-candidate[0], candidate[1]))
+        beams = [(prefix, score) for score, _, prefix in candidates[:num_beams]]
+    return beams
+
+
+@pytest.mark.parametrize("num_beams", [1, 7])
+def test_narrow_beam_equals_a_reference_in_python(num_beams):
+    sizes = (6, 5, 4)
+    model, params = tiny_model(sizes, tied=False)
+    ids = random_ids(sizes, 50)
+    tokens_BS = histories(model)
+    rows_BM, scores_BM = constrained(model, params, build(ids, sizes), tokens_BS, num_beams)
+    for tokens_S, rows_M, scores_M in zip(tokens_BS, rows_BM, scores_BM, strict=True):
+        expected = reference_beam(model, params, ids, tokens_S, num_beams)
+        assert [sorted(ids)[row] for row in rows_M] == [prefix for prefix, _ in expected]
+        np.testing.assert_allclose(scores_M, [score for _, score in expected], atol=1e-5)
+
+
+def test_equal_scores_rank_by_beam_then_by_code():
+    """With a decoder that gives every token the same probability the first rows win."""
+    sizes = (6, 5, 4)
+    model, params = tiny_model(sizes)
+    params = jax.tree.map(lambda x: x, params)
+    params["decoder"]["decoder_norm"]["scale"] = np.zeros(8, np.float32)
+    trie = build(random_ids(sizes, 50), sizes)
+    rows_BM, scores_BM = constrained(model, params, trie, histories(model), 9)
+    np.testing.assert_array_equal(rows_BM, np.tile(np.arange(9), (3, 1)))
+    np.testing.assert_allclose(scores_BM, -3 * np.log(model.config.vocab_size), rtol=1e-6)
+
+
+def test_scores_are_not_renormalised_over_the_catalogue():
+    """An item scores the same whatever else is on sale."""
+    sizes = (5, 4, 6)
+    model, params = tiny_model(sizes)
+    ids = sorted(random_ids(sizes, 40))
+    tokens_BS = histories(model)
+    rows_all, scores_all = constrained(model, params, build(ids, sizes), tokens_BS, 40)
+    rows_few, scores_few = constrained(model, params, build(ids[:5], sizes), tokens_BS, 40)
+    for user in range(len(tokens_BS)):
+        everything = dict(zip(rows_all[user].tolist(), scores_all[user].tolist(), strict=True))
+        for row, score in zip(rows_few[user, :5].tolist(), scores_few[user].tolist(), strict=False):
+            assert score == pytest.approx(everything[row], abs=1e-5)
+
+
+def test_longer_padding_changes_nothing():
+    sizes = (5, 4, 6)
+    model, params = tiny_model(sizes)
+    trie = build(random_ids(sizes, 40), sizes)
+    tokens_BS = histories(model)
+    rows, scores = constrained(model, params, trie, tokens_BS, 10)
+    padded = np.pad(tokens_BS, ((0, 0), (0, 9)))
+    rows_padded, scores_padded = constrained(model, params, trie, padded, 10)
+    np.testing.assert_array_equal(rows, rows_padded)
+    np.testing.assert_allclose(scores, scores_padded, atol=1e-5)
+
+
+@pytest.mark.parametrize(("normalize", "tied"), VARIANTS)
+def test_free_search_equals_exhaustive_search(normalize, tied):
+    """Every sequence of tokens where the loss is over the vocabulary, else of each level's own."""
+    sizes = (2, 1, 2)
+    model, params = tiny_model(sizes, normalize, tied, num_user_tokens=0)
+    tokens_BS = histories(model)
+    if normalize == "full":
+        choices = [range(model.config.vocab_size)] * 3
+    else:
+        choices = [
+            range(first, first + size)
+            for first, size in zip(model.vocabulary.level_offsets, sizes, strict=True)
+        ]
+    sequences_XI = np.array(list(itertools.product(*choices)), np.int32)
+    found = len(sequences_XI)
+    tokens_BMI, scores_BM = free(model, params, tokens_BS, found + 3)
+    expected_BX = log_probs_of_all(model, params, tokens_BS, sequences_XI)
+    for tokens_MI, scores_M, expected_X in zip(tokens_BMI, scores_BM, expected_BX, strict=True):
+        place = {tuple(sequence): x for x, sequence in enumerate(sequences_XI.tolist())}
+        places_M = [place[tuple(sequence)] for sequence in tokens_MI[:found].tolist()]
+        assert sorted(places_M) == list(range(found))
+        np.testing.assert_allclose(scores_M[:found], expected_X[places_M], rtol=1e-5, atol=1e-5)
+        assert (np.diff(scores_M[:found]) <= 0).all()
+    assert (tokens_BMI[:, found:] == 0).all()
+    assert (scores_BM[:, found:] == -np.inf).all()
+
+
+def test_free_search_ranks_the_items_as_the_constrained_one():
+    sizes = (2, 1, 2)
+    model, params = tiny_model(sizes, num_user_tokens=0)
+    ids = [(0, 0, 1), (1, 0, 0), (1, 0, 1)]
+    trie = build(ids, sizes)
+    tokens_BS = histories(model)
+    rows_BM, scores_BM = constrained(model, params, trie, tokens_BS, 3)
+    tokens_BMI, free_scores_BM = free(model, params, tokens_BS, model.config.vocab_size**3)
+    rows_free = np.asarray(trie.walk(model.vocabulary.semantic_ids(tokens_BMI))[..., -1])
+    for user in range(len(tokens_BS)):
+        valid = rows_free[user] >= 0
+        np.testing.assert_array_equal(rows_free[user][valid], rows_BM[user])
+        np.testing.assert_allclose(free_scores_BM[user][valid], scores_BM[user], atol=1e-5)

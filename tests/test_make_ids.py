@@ -1,0 +1,223 @@
+"""The verb make_ids: files, health, refusals, cards."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+
+import gin
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from tiger_jax import artifacts, make_ids, prepare
+from tiger_jax.artifacts import InputError
+from tiger_jax.data import content
+from tiger_jax.data.sequences import Sequences
+from tiger_jax.semantic_ids import clustering, rqvae
+from tiger_jax.semantic_ids.table import SemanticIdTable
+
+CARDS = sorted((pathlib.Path(__file__).parent.parent / "gin" / "ids").glob("*.gin"))
+
+RESIDUAL = functools.partial(clustering.residual, codebook_sizes=(8, 8))
+functools.update_wrapper(RESIDUAL, clustering.residual)
+
+
+def small_rqvae(embeddings_NE, seed, **overrides):
+    settings = {
+        "hidden_sizes": (16,),
+        "latent_size": 4,
+        "codebook_sizes": (8, 16),
+        "beta": 0.25,
+        "optimizer": optax.adamw(1e-3),
+        "batch_size": 32,
+        "num_epochs": 25,
+    }
+    return make_ids.rqvae(embeddings_NE, seed, **{**settings, **overrides})
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare.prepare("synthetic", str(folder), width=16, synthetic_users=300, synthetic_items=120)
+    return folder
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    """A prepared folder of the test's own."""
+    return pathlib.Path(shutil.copytree(prepared, tmp_path / "prepared"))
+
+
+def replace_embeddings(folder, embeddings_NE):
+    _, header = content.load_embeddings(folder)
+    header.pop("checksum")
+    content.save_embeddings(folder, embeddings_NE.astype(np.float32), header)
+
+
+def files_of(folder):
+    return sorted(path.name for path in (folder / "ids").rglob("*") if path.is_file())
+
+
+def test_table_fits_the_items_and_says_what_it_was_made_from(folder):
+    result = make_ids.make_ids(str(folder), "mine", RESIDUAL, seed=3)
+    sequences = Sequences.load(folder / "sequences.npz")
+    table = SemanticIdTable.load(
+        folder / "ids" / "mine" / "semantic_ids.npz", sequences.header["items_checksum"]
+    )
+    assert table.num_items == sequences.num_items
+    _, source = content.load_embeddings(folder)
+    expected = {"scheme": "residual", "ids": "mine", "seed": 3, "dataset": "synthetic"}
+    expected |= {"encoder": "tfidf", "embeddings_checksum": source["checksum"]}
+    assert expected.items() <= table.header.items()
+    assert {**result, **table.header} == result
+
+
+def test_result_is_json_with_the_health_of_the_table(folder):
+    result = make_ids.make_ids(str(folder), "mine", RESIDUAL)
+    table = SemanticIdTable.load(folder / "ids" / "mine" / "semantic_ids.npz")
+    assert table.health().items() <= json.loads(json.dumps(result)).items()
+
+
+def test_equal_seeds_write_equal_tables(folder):
+    for name in ("one", "two"):
+        make_ids.make_ids(str(folder), name, small_rqvae, seed=5, min_codebook_usage=0)
+    one, two = (
+        SemanticIdTable.load(folder / "ids" / name / "semantic_ids.npz") for name in ("one", "two")
+    )
+    assert one.checksum() == two.checksum()
+    assert one.header["parameters_checksum"] == two.header["parameters_checksum"]
+
+
+def test_saved_parameters_give_every_item_its_codes_again(folder):
+    make_ids.make_ids(str(folder), "mine", small_rqvae, min_codebook_usage=0)
+    header, arrays = artifacts.load_arrays(
+        folder / "ids" / "mine" / "small_rqvae.npz", "small_rqvae", ""
+    )
+    table = SemanticIdTable.load(folder / "ids" / "mine" / "semantic_ids.npz")
+    assert header["parameters_checksum"] == table.header["parameters_checksum"]
+    embeddings_NE, _ = content.load_embeddings(folder)
+    x_NE = jnp.asarray((embeddings_NE - arrays.pop("mean")) / arrays.pop("std"))
+    network = rqvae.RqVae(16, hidden_sizes=(16,), latent_size=4, codebook_sizes=(8, 16))
+    output = network.apply({"params": traverse_util.unflatten_dict(arrays, sep="/")}, x_NE)
+    np.testing.assert_array_equal(output.quantized.codes_BL, table.semantic_ids_NI[1:, :2])
+
+
+def test_health_is_saved_while_training_and_at_the_end(folder):
+    result = make_ids.make_ids(str(folder), "mine", small_rqvae, min_codebook_usage=0)
+    lines = (folder / "ids" / "mine" / "metrics.jsonl").read_text().splitlines()
+    *rows, final = map(json.loads, lines)
+    assert [row["epoch"] for row in rows] == [10, 20, 25]
+    for row in rows:
+        assert len(row["codebook_usage"]) == 2
+        assert len(row["residual_norms"]) == 3
+        assert row["loss"] == pytest.approx(
+            row["reconstruction_loss"] + row["quantization_loss"], rel=1e-5
+        )
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["explained_variance"] > rows[0]["explained_variance"]
+    for name in ("unique", "codebook_usage", "explained_variance"):
+        assert final[name] == rows[-1][name] == result[name]
+
+
+def test_collapsed_codebook_ends_the_run_and_writes_nothing(folder):
+    def collapse(embeddings_NE, seed):
+        codes = RESIDUAL(embeddings_NE, seed)
+        return dataclasses.replace(codes, codes_NL=codes.codes_NL % [8, 3])
+
+    with pytest.raises(InputError, match="codebook 1 has collapsed: 3 of its 8 codes"):
+        make_ids.make_ids(str(folder), "mine", collapse)
+    assert not (folder / "ids").exists()
+    make_ids.make_ids(str(folder), "mine", collapse, min_codebook_usage=3 / 8)
+
+
+def test_literal_adagrad_collapses(folder):
+    """The paper's optimizer as it stands: no clipping, no restarts (docs/semantic-ids.md)."""
+    with pytest.raises(InputError, match=r"codebook \d has collapsed|no longer finite"):
+        make_ids.make_ids(
+            str(folder),
+            "mine",
+            functools.update_wrapper(
+                functools.partial(small_rqvae, optimizer=optax.adagrad(0.4), restart=False),
+                small_rqvae,
+            ),
+        )
+    assert not (folder / "ids").exists()
+
+
+def test_diverging_loss_is_one_clear_line(folder):
+    embeddings_NE, _ = content.load_embeddings(folder)
+    with pytest.raises(InputError, match="no longer finite after epoch 10"):
+        small_rqvae(embeddings_NE, 0, optimizer=optax.sgd(1e6))
+
+
+def test_codebooks_start_on_the_given_number_of_items(folder):
+    embeddings_NE, _ = content.load_embeddings(folder)
+    small_rqvae(embeddings_NE, 0, num_epochs=1, start_items=16)
+    with pytest.raises(InputError, match="15 items cannot fill a codebook of 16"):
+        small_rqvae(embeddings_NE, 0, start_items=15)
+
+
+def test_killed_run_leaves_the_old_ids_whole(folder, monkeypatch):
+    make_ids.make_ids(str(folder), "mine", RESIDUAL, seed=0)
+    before = (folder / "ids" / "mine" / "semantic_ids.npz").read_bytes()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_ids.make_ids(str(folder), "mine", killed)
+    monkeypatch.setattr(artifacts, "save_arrays", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_ids.make_ids(str(folder), "mine", RESIDUAL, seed=1)
+    assert (folder / "ids" / "mine" / "semantic_ids.npz").read_bytes() == before
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_embedding_that_is_not_finite_names_the_item(folder, value):
+    embeddings_NE, _ = content.load_embeddings(folder)
+    embeddings_NE[[6, 9], 2] = value
+    replace_embeddings(folder, embeddings_NE)
+    with pytest.raises(InputError, match="2 of 120 are not finite, first that of item number 7"):
+        make_ids.make_ids(str(folder), "mine", RESIDUAL)
+
+
+def test_constant_embeddings_are_one_clear_line(folder):
+    replace_embeddings(folder, np.ones((120, 16)))
+    with pytest.raises(InputError, match="all 120 are equal"):
+        make_ids.make_ids(str(folder), "mine", RESIDUAL)
+
+
+def test_fewer_items_than_codes_is_one_clear_line(folder):
+    wide = functools.partial(clustering.residual, codebook_sizes=(256,))
+    with pytest.raises(InputError, match="120 items cannot fill a codebook of 256"):
+        make_ids.make_ids(str(folder), "mine", functools.update_wrapper(wide, clustering.residual))
+
+
+def test_folder_that_is_not_prepared_says_what_to_run(tmp_path):
+    with pytest.raises(InputError, match=r"python -m tiger_jax\.prepare"):
+        make_ids.make_ids(str(tmp_path), "mine", RESIDUAL)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
+def test_every_card_makes_ids_from_the_command_line(card, folder, capsys):
+    argv = ["make_ids", f"--gin_file={card}", f"--folder={folder}", "--json", "--seed=1"]
+    argv += ["--gin.CODEBOOK_SIZES=(8, 8, 8, 8)"]
+    if "rqvae" in card.stem:
+        argv += ["--gin.make_ids.rqvae.num_epochs=2"]
+    gin.clear_config()
+    try:
+        make_ids.main(argv)
+    finally:
+        gin.clear_config()
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"codebook_usage", "unique", "collisions"} <= result.keys()
+    assert result["seed"] == 1
+    assert result["scheme"] == card.stem.removesuffix("_adamw")
+    assert (folder / "ids" / card.stem / "semantic_ids.npz").is_file()
+    config = (folder / "ids" / card.stem / "config.gin").read_text()
+    assert "make_ids.scheme" in config

@@ -1,0 +1,125 @@
+"""Checkpoints by orbax, whole or absent, in the layout of T5X.
+
+checkpoint_<step>/state       {"target": parameters, "state": {"step": step}}: T5X reads this
+checkpoint_<step>/optimizer   the native trainer's optimizer state
+checkpoint_<step>/metadata.json
+"""
+
+import os
+import pathlib
+import re
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import serialization, traverse_util
+
+from tiger_jax import artifacts
+
+_MADE_BY = "python -m tiger_jax.train"
+
+
+def save(folder: str | os.PathLike, step: int, params: dict, opt_state: Any, metadata: dict):
+    """Writes `checkpoint_<step>`; until it is complete it does not bear that name.
+
+    Args:
+      folder: where a run's checkpoints lie.
+      step: training steps taken.
+      params: parameters.
+      opt_state: any tree of arrays, to continue training from.
+      metadata: JSON-able facts, read by `load_metadata` without the arrays.
+    """
+    final = _path(folder, step)
+    temporary = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    state = {"target": params, "state": {"step": np.asarray(step, np.int32)}}
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(temporary / "state", state)
+            checkpointer.save(temporary / "optimizer", serialization.to_state_dict(opt_state))
+        artifacts.save_json(temporary / "metadata.json", metadata)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+    except OSError as error:
+        reason = error.strerror or error
+        raise artifacts.InputError(
+            f"{final}: cannot be written ({reason}); free space or choose another folder"
+        ) from error
+
+
+def steps(folder: str | os.PathLike) -> list[int]:
+    """Steps of the complete checkpoints in `folder`, ascending."""
+    folder = pathlib.Path(folder)
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    found = [re.fullmatch(r"checkpoint_(\d+)", name) for name in names]
+    return sorted(int(match[1]) for match in found if match)
+
+
+def keep(folder: str | os.PathLike, wanted: set[int]) -> None:
+    """Deletes all checkpoints but those of the `wanted` steps."""
+    for step in set(steps(folder)) - wanted:
+        # Renamed first: a half-deleted folder must not look like a checkpoint.
+        doomed = _path(folder, step).with_name(f".checkpoint_{step}.deleted")
+        os.replace(_path(folder, step), doomed)
+        shutil.rmtree(doomed)
+
+
+def load_metadata(folder: str | os.PathLike, step: int) -> dict:
+    """The facts that were saved with a checkpoint."""
+    return artifacts.load_json(_path(folder, step) / "metadata.json", _MADE_BY)
+
+
+def load_params(folder: str | os.PathLike, step: int, like: dict) -> dict:
+    """Parameters of a checkpoint of this trainer or of T5X.
+
+    Args:
+      folder: where a run's checkpoints lie.
+      step: which one.
+      like: parameters of the same network (arrays or shapes), to check against.
+
+    Raises:
+      InputError: the checkpoint is missing, damaged, or of another network.
+    """
+    return _restore(_path(folder, step) / "state", {"target": like})["target"]
+
+
+def load_opt_state(folder: str | os.PathLike, step: int, like: Any) -> Any:
+    """Optimizer state of a checkpoint, of the same structure as `like`."""
+    return _restore(_path(folder, step) / "optimizer", like)
+
+
+def _path(folder: str | os.PathLike, step: int) -> pathlib.Path:
+    return pathlib.Path(folder).resolve() / f"checkpoint_{step}"
+
+
+def _restore(path: pathlib.Path, like: Any) -> Any:
+    """The tree at `path`, checked leaf by leaf against `like`, as numpy arrays."""
+    if not path.is_dir():
+        raise artifacts.InputError(f"{path}: no such checkpoint; make it with {_MADE_BY}")
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            saved = checkpointer.metadata(path).item_metadata.tree
+            # As numpy: the devices of the run that saved it need not exist here.
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            found = _leaves(checkpointer.restore(path, restore_args=as_numpy))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise artifacts.InputError(f"{path}: damaged; train again with {_MADE_BY}") from error
+    wanted = _leaves(serialization.to_state_dict(like))
+    for name, leaf in wanted.items():
+        if leaf is traverse_util.empty_node:
+            continue
+        if name not in found:
+            raise artifacts.InputError(f"{path}: lacks {name}; it is of another configuration")
+        if np.shape(found[name]) != np.shape(leaf):
+            raise artifacts.InputError(
+                f"{path}: {name} has shape {np.shape(found[name])}, this configuration needs "
+                f"{np.shape(leaf)}; use the configuration saved with the run"
+            )
+        wanted[name] = found[name]
+    return serialization.from_state_dict(like, traverse_util.unflatten_dict(wanted, sep="/"))
+
+
+def _leaves(tree: dict) -> dict:
+    return traverse_util.flatten_dict(tree, keep_empty_nodes=True, sep="/")

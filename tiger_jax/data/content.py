@@ -1,0 +1,246 @@
+"""Item metadata -> a sentence an item -> content embeddings (TIGER section 3.1 and 4).
+
+Encoders: TF-IDF with a truncated SVD, which needs no download, and any sentence-transformers
+model. What the embeddings are used for is none of this file's business.
+"""
+
+import json
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tiger_jax import artifacts
+from tiger_jax.artifacts import InputError
+from tiger_jax.data.reviews import METADATA_FIELDS
+from tiger_jax.data.sequences import MADE_BY, SEQUENCES, Sequences
+
+TFIDF = "tfidf"
+_ITEMS = "items.jsonl"
+_EMBEDDINGS = "content_embeddings.npy"
+_HEADER = "content_embeddings.json"
+
+
+def sentence(row: dict[str, Any], text_fields: Sequence[str], template: str) -> str:
+    """The sentence that describes an item to the encoder (TIGER section 4).
+
+    Args:
+      row: the item's metadata, {field: value or None}.
+      text_fields: the fields that may be used; the others are left out.
+      template: clauses with one {field} each, separated by "|". The clauses of chosen fields
+        that the item has are joined by blanks, so that a missing field leaves no trace.
+    """
+    clauses = _clauses(template, text_fields)
+    texts = {field: _field_text(row.get(field)) for field in clauses}
+    chosen = (clause.replace(f"{{{field}}}", texts[field]) for field, clause in clauses.items())
+    return " ".join(text for text, field in zip(chosen, clauses, strict=True) if texts[field])
+
+
+def sentences(
+    rows: Sequence[dict[str, Any]], text_fields: Sequence[str], template: str
+) -> list[str]:
+    """The sentence of each item; InputError where no item has any of the fields."""
+    found = [sentence(row, text_fields, template) for row in rows]
+    if not any(found):
+        raise InputError(
+            f"no item has any of the text fields {', '.join(text_fields)}; choose others of "
+            f"{', '.join(METADATA_FIELDS)}"
+        )
+    return found
+
+
+def encode(texts: Sequence[str], encoder: str, width: int, seed: int) -> np.ndarray:
+    """Sentences -> content embeddings, float32 [N, E].
+
+    Args:
+      texts: a sentence an item.
+      encoder: "tfidf", or a sentence-transformers model: hub name or local folder.
+      width: E of "tfidf" (less where the texts have fewer words); a model has its own.
+      seed: of the randomised SVD.
+
+    Raises:
+      InputError: the model cannot be had, or the embeddings tell no items apart.
+    """
+    if len(set(texts)) < 2:
+        raise InputError(
+            f"all {len(texts)} items have the same text, {texts[0][:80]!r}; choose more text fields"
+        )
+    if encoder == TFIDF:
+        embeddings_NE = encode_tfidf(texts, width, seed)
+    else:
+        embeddings_NE = encode_with_model(texts, encoder)
+    if not np.isfinite(embeddings_NE).all():
+        rows = np.flatnonzero(~np.isfinite(embeddings_NE).all(axis=1))
+        raise InputError(
+            f"encoder {encoder}: {len(rows)} embeddings are not finite, first that of item "
+            f"number {rows[0] + 1}; use another encoder"
+        )
+    if (embeddings_NE == embeddings_NE[0]).all():
+        raise InputError(
+            f"encoder {encoder}: all {len(texts)} items have the same embedding; choose other "
+            "text fields or another encoder"
+        )
+    return embeddings_NE
+
+
+def encode_tfidf(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
+    """TF-IDF of the words, reduced by a truncated SVD; rows of length 1, in a random rotation.
+
+    The SVD sorts its components by their weight. Who standardises them one by one, as the
+    RQ-VAE does, would give the last and noisiest the weight of the first; after a rotation,
+    which changes no distance and no angle, each holds a like share of all.
+    """
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import normalize
+
+    # Bare numbers are left out: the digits of a price would be rare and so most telling words.
+    words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\b(?!\d+\b)\w\w+\b")
+    try:
+        counts = words.fit_transform(texts)
+    except ValueError as error:
+        raise InputError("encoder tfidf: the items' texts hold no words; use a model") from error
+    # Two power iterations give the neighbours that five give.
+    svd = TruncatedSVD(min(width, *counts.shape), n_iter=2, random_state=seed)
+    embeddings_NE = normalize(svd.fit_transform(counts))
+    noise_EE = np.random.default_rng(seed).normal(size=2 * embeddings_NE.shape[1:])
+    rotation_EE = np.linalg.qr(noise_EE)[0]
+    return (embeddings_NE @ rotation_EE).astype(np.float32)
+
+
+def encode_with_model(texts: Sequence[str], model: str, batch_size: int = 64) -> np.ndarray:
+    """Embeddings of a sentence-transformers model, e.g. the paper's Sentence-T5 (section 4).
+
+    Args:
+      texts: a sentence an item.
+      model: local folder, or name on the Hugging Face hub, such as
+        "sentence-transformers/sentence-t5-base".
+      batch_size: sentences encoded at a time.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise InputError(
+            f"encoder {model}: sentence-transformers is not installed; run pip install -e .[text] "
+            f"or use encoder {TFIDF}"
+        ) from error
+    try:
+        transformer = SentenceTransformer(model)
+    except Exception as error:  # the hub's client and the model's files fail in many ways
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"encoder {model}: neither a folder with a sentence-transformers model nor to be had "
+            f"from the hub ({reason}); give a local folder, or use encoder {TFIDF}"
+        ) from error
+    vectors = transformer.encode(list(texts), batch_size=batch_size, show_progress_bar=True)
+    return np.asarray(vectors, np.float32)
+
+
+def save_items(folder: str | os.PathLike, rows: Sequence[dict[str, Any]]) -> str:
+    """Writes the items' metadata, a JSON line an item; returns its checksum."""
+    data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+    with artifacts.atomic_path(pathlib.Path(folder) / _ITEMS) as temporary:
+        temporary.write_bytes(data)
+    return artifacts.checksum(data)
+
+
+def load_items(folder: str | os.PathLike) -> list[dict[str, Any]]:
+    """Metadata of a prepared folder; row i belongs to item number i + 1.
+
+    Raises:
+      InputError: the file is missing, or not the one that sequences.npz was written with.
+    """
+    folder = pathlib.Path(folder)
+    expected = Sequences.load(folder / SEQUENCES).header["metadata_checksum"]
+    path = folder / _ITEMS
+    data = path.read_bytes() if path.is_file() else b""
+    if artifacts.checksum(data) != expected:
+        raise InputError(f"{path}: missing or changed; make it again with {MADE_BY}")
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def save_embeddings(
+    folder: str | os.PathLike, embeddings_NE: np.ndarray, header: dict[str, Any]
+) -> None:
+    """Writes content_embeddings.npy, then the .json that vouches for it by its checksum."""
+    folder = pathlib.Path(folder)
+    with artifacts.atomic_path(folder / _EMBEDDINGS) as temporary, open(temporary, "wb") as file:
+        np.save(file, embeddings_NE)
+    checksum = artifacts.checksum(embeddings_NE)
+    artifacts.save_json(folder / _HEADER, {**header, "checksum": checksum})
+
+
+def load_embeddings(folder: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
+    """Content embeddings of a prepared folder, float32 [N, E], and their header.
+
+    Row i belongs to item number i + 1.
+
+    Raises:
+      InputError: a file is missing or damaged, or was made for other items or other texts.
+    """
+    folder = pathlib.Path(folder)
+    embeddings_NE, header = _load_pair(folder)
+    expected = Sequences.load(folder / SEQUENCES).header
+    for name in ("items_checksum", "metadata_checksum"):
+        if header.get(name) != expected.get(name):
+            raise InputError(
+                f"{folder / _EMBEDDINGS}: belongs to other items than {SEQUENCES}; make it again "
+                f"with {MADE_BY}"
+            )
+    return embeddings_NE, header
+
+
+def earlier_embeddings(folder: str | os.PathLike, made_from: dict[str, Any]) -> np.ndarray | None:
+    """Embeddings that the folder holds already, if their header has all of `made_from`."""
+    try:
+        embeddings_NE, header = _load_pair(pathlib.Path(folder))
+    except InputError:
+        return None
+    return embeddings_NE if made_from.items() <= header.items() else None
+
+
+def _load_pair(folder: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """Embeddings and their header; InputError unless both are whole and belong together."""
+    header = artifacts.load_json(folder / _HEADER, MADE_BY)
+    path = folder / _EMBEDDINGS
+    try:
+        embeddings_NE = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: missing or damaged; make it again with {MADE_BY}") from error
+    if artifacts.checksum(embeddings_NE) != header.get("checksum"):
+        raise InputError(f"{path}: does not fit {_HEADER}; make both again with {MADE_BY}")
+    return embeddings_NE, header
+
+
+def _clauses(template: str, text_fields: Sequence[str]) -> dict[str, str]:
+    """The clauses of the chosen fields, in the template's order."""
+    clauses = {}
+    for clause in template.split("|"):
+        fields = re.findall(r"{(\w*)}", clause)
+        if len(fields) != 1 or fields[0] not in METADATA_FIELDS:
+            raise InputError(
+                f"template: {clause!r} must hold one of {{{'}, {'.join(METADATA_FIELDS)}}}; "
+                "clauses are separated by |"
+            )
+        clauses[fields[0]] = clause.strip()
+    absent = [field for field in text_fields if field not in clauses]
+    if absent:
+        raise InputError(
+            f"text_fields: the template has no clause for {', '.join(absent)}; it has "
+            f"{', '.join(clauses)}"
+        )
+    return {field: clause for field, clause in clauses.items() if field in text_fields}
+
+
+def _field_text(value: Any) -> str:
+    """A metadata value in words; "" where it is absent."""
+    if not value and value != 0:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    if isinstance(value, list):
+        return "; ".join(" > ".join(path) for path in value)
+    return str(value)

@@ -1,0 +1,147 @@
+"""Training examples, and batches in which short histories do not pay for long ones.
+
+Item numbers only: Semantic IDs are looked up when a batch is made.
+"""
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from tiger_jax.data.sequences import Sequences
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Pairs (history, next item): every prefix of every training sequence (TIGER appendix C).
+
+    Attributes:
+      items: the training sequences one after another, int32 item numbers.
+      user_rows: row of the user of each example, int32 [X].
+      targets: place in `items` of the item to predict, int32 [X].
+      lengths: length of the history, the items just before the target, int32 [X].
+    """
+
+    items: np.ndarray
+    user_rows: np.ndarray
+    targets: np.ndarray
+    lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+
+def prefix_examples(sequences: Sequences, max_history: int) -> Examples:
+    """One example for each item of a training sequence but its first.
+
+    Args:
+      sequences: the users' items; the last two of each are held out.
+      max_history: only that many items before the target are kept (20 in the paper).
+    """
+    training = sequences.training_sequences()
+    sizes = np.array([len(items) for items in training])
+    user_rows = np.repeat(np.arange(len(training)), sizes)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    places = np.arange(sizes.sum())
+    has_history = places > starts
+    return Examples(
+        items=np.concatenate(training).astype(np.int32),
+        user_rows=user_rows[has_history].astype(np.int32),
+        targets=places[has_history].astype(np.int32),
+        lengths=np.minimum(places - starts, max_history)[has_history].astype(np.int32),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthGroups:
+    """Composition of every batch: `sizes[g]` examples of at most `capacities[g]` history items.
+
+    All batches are alike, so that one compiled step serves them all, and each is a stratified
+    random sample of the epoch. Longest group first.
+    """
+
+    capacities: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def batch_size(self) -> int:
+        """Examples in a batch."""
+        return sum(self.sizes)
+
+    @property
+    def items_per_batch(self) -> int:
+        """History items that a batch has room for, padding included."""
+        return sum(np.multiply(self.capacities, self.sizes).tolist())
+
+
+def length_groups(
+    lengths: np.ndarray, batch_size: int, num_groups: int, multiple: int = 1
+) -> LengthGroups:
+    """The composition of at most `num_groups` groups with the least padding.
+
+    Args:
+      lengths: history length of each example.
+      batch_size: examples in a batch.
+      num_groups: how many lengths the model is compiled for.
+      multiple: group sizes are multiples of it (the number of devices that share a batch).
+
+    Raises:
+      ValueError: `batch_size` is not a multiple of `multiple`.
+    """
+    if batch_size % multiple:
+        raise ValueError(f"batch size {batch_size} is not a multiple of {multiple}")
+    longest = int(lengths.max())
+    num_batches, repeats = _epoch_shape(len(lengths), batch_size)
+    num_longer = np.array([(lengths > length).sum() for length in range(longest + 1)]) * repeats
+    # Slots of a batch for more than `length` items, rounded up: one may hold a shorter history.
+    slots = np.ceil(num_longer / num_batches / multiple) * multiple
+    slots = np.minimum(slots, batch_size).astype(int)
+    # best[length] = (items, capacities): the cheapest way to seat all histories up to `length`.
+    best = {0: [(0.0, ())] + [(np.inf, ())] * num_groups}
+    for length in range(1, longest + 1):
+        best[length] = [(np.inf, ())]
+        for used in range(1, num_groups + 1):
+            best[length].append(
+                min(
+                    (
+                        best[shorter][used - 1][0] + length * (slots[shorter] - slots[length]),
+                        (*best[shorter][used - 1][1], length),
+                    )
+                    for shorter in range(length)
+                )
+            )
+    capacities = min(best[longest])[1]
+    bounds = [0, *capacities]
+    sizes = [int(slots[low] - slots[high]) for low, high in itertools.pairwise(bounds)]
+    # The shortest histories fill what rounding left over.
+    sizes[0] += batch_size - sum(sizes)
+    groups = [(cap, size) for cap, size in zip(capacities, sizes, strict=True) if size]
+    return LengthGroups(*zip(*reversed(groups), strict=True))
+
+
+def epoch_plan(lengths: np.ndarray, groups: LengthGroups, seed: int, epoch: int) -> np.ndarray:
+    """The batches of one epoch, int32 [num_batches, batch_size] of example numbers.
+
+    Columns stand in the order of the groups. Each example appears at most once; the remainder
+    that fills no batch is another one each epoch. Depends on (seed, epoch) alone, so that a
+    resumed run sees what an undisturbed one would have seen. Fewer examples than a batch are
+    repeated.
+    """
+    random = np.random.default_rng((seed, epoch))
+    num_batches, _ = _epoch_shape(len(lengths), groups.batch_size)
+    order = np.resize(random.permutation(len(lengths)), num_batches * groups.batch_size)
+    # Longest histories first; equal ones stay in random order.
+    order = order[np.argsort(-lengths[order], kind="stable")]
+    columns = []
+    first = 0
+    for size in groups.sizes:
+        members = order[first : first + num_batches * size]
+        first += num_batches * size
+        columns.append(random.permutation(members).reshape(num_batches, size))
+    return np.concatenate(columns, axis=1).astype(np.int32)
+
+
+def _epoch_shape(num_examples: int, batch_size: int) -> tuple[int, int]:
+    """Number of batches of an epoch, and how often an example may stand in it."""
+    num_batches = max(num_examples // batch_size, 1)
+    return num_batches, -(-num_batches * batch_size // num_examples)

@@ -1,0 +1,229 @@
+"""Interactions -> sequences of item numbers in time order, and their leave-one-out splits.
+
+It knows nothing of Semantic IDs: sequences stay in item numbers, so that another ID scheme
+prepares nothing again.
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from tiger_jax import artifacts
+from tiger_jax.artifacts import InputError
+from tiger_jax.data.reviews import RawData
+
+SEQUENCES = "sequences.npz"
+MADE_BY = "python -m tiger_jax.prepare"
+_KIND = "sequences"
+
+# Leave-one-out takes two items of a user; a history needs at least one more.
+_SHORTEST = 3
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sequences:
+    """Every user's items in time order (TIGER section 4, "Datasets").
+
+    Attributes:
+      user_ids: raw ids [U], in order of first appearance in the raw file.
+      item_ids: raw ids [N + 1]; item numbers start at 1, item_ids[0] is "".
+      items: item numbers, int32 [interactions], user after user, oldest first.
+      offsets: user row u owns items[offsets[u]:offsets[u + 1]], int64 [U + 1].
+      header: what it was made from.
+    """
+
+    user_ids: tuple[str, ...]
+    item_ids: tuple[str, ...]
+    items: np.ndarray
+    offsets: np.ndarray
+    header: dict
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.user_ids)
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(self.item_ids) - 1
+
+    @functools.cached_property
+    def item_number(self) -> dict[str, int]:
+        """Raw item id -> item number."""
+        return {item_id: number for number, item_id in enumerate(self.item_ids) if number}
+
+    def sequence(self, row: int) -> np.ndarray:
+        """All items of user `row`, oldest first, int32."""
+        return self.items[self.offsets[row] : self.offsets[row + 1]]
+
+    def training_sequences(self) -> list[np.ndarray]:
+        """Each user's sequence without the validation and the test item."""
+        return self._without_last(2)
+
+    def split(self, name: str) -> tuple[list[np.ndarray], np.ndarray]:
+        """Leave-one-out: whole histories [U] and the item that follows each, int32 [U].
+
+        Args:
+          name: "test": the target is the last item; "validation": the last but one.
+        """
+        if name not in ("validation", "test"):
+            raise InputError(f"no split {name!r}; choose validation or test")
+        left_out = 1 if name == "test" else 2
+        return self._without_last(left_out), self.items[self.offsets[1:] - left_out]
+
+    def statistics(self) -> dict:
+        """The row of TIGER's Table 6: users, items, interactions, mean and median length."""
+        lengths = np.diff(self.offsets)
+        return {
+            "users": self.num_users,
+            "items": self.num_items,
+            "interactions": len(self.items),
+            "mean_length": float(lengths.mean()),
+            "median_length": float(np.median(lengths)),
+        }
+
+    def checksum(self) -> str:
+        """Of users, items and sequences; the header does not count."""
+        return artifacts.checksum(
+            *_packed(self.user_ids), *_packed(self.item_ids), self.items, self.offsets
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes one npz file; raw ids are stored as UTF-8 bytes, however long they are."""
+        user_bytes, user_ends = _packed(self.user_ids)
+        item_bytes, item_ends = _packed(self.item_ids)
+        artifacts.save_arrays(
+            path,
+            _KIND,
+            self.header,
+            items=self.items,
+            offsets=self.offsets,
+            user_bytes=user_bytes,
+            user_ends=user_ends,
+            item_bytes=item_bytes,
+            item_ends=item_ends,
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Sequences":
+        """Reads what `save` wrote; InputError where the file is missing or damaged."""
+        header, arrays = artifacts.load_arrays(path, _KIND, MADE_BY)
+        return cls(
+            user_ids=_unpacked(arrays["user_bytes"], arrays["user_ends"]),
+            item_ids=_unpacked(arrays["item_bytes"], arrays["item_ends"]),
+            items=arrays["items"],
+            offsets=arrays["offsets"],
+            header=header,
+        )
+
+    def _without_last(self, left_out: int) -> list[np.ndarray]:
+        ends = self.offsets[1:] - left_out
+        bounds = zip(self.offsets[:-1].tolist(), ends.tolist(), strict=True)
+        return [self.items[start:end] for start, end in bounds]
+
+
+def build_sequences(
+    raw: RawData, ties: str = "file", seed: int = 0, min_interactions: int = 5
+) -> Sequences:
+    """Filters, orders and numbers the interactions (TIGER section 4, "Datasets").
+
+    Users keep the order of their first appearance in the file. Items are numbered by first
+    appearance in the finished sequences, user after user, with ties in file order: the same
+    numbers for every way of ordering ties (so that embeddings and Semantic IDs still fit), and
+    those of the S3Rec files on the Amazon data.
+
+    Args:
+      raw: the interactions.
+      ties: how a user's interactions with equal timestamps are ordered: "file" (as in the raw
+        file, what published results use) or "shuffle" (at random, by `seed`).
+      seed: of the shuffling.
+      min_interactions: users and items with fewer are dropped, again and again until none is
+        left (5-core). Users with fewer than 3 are always dropped: they cannot be split.
+
+    Raises:
+      InputError: ties are to be shuffled without timestamps, or nothing is left.
+    """
+    if ties not in ("file", "shuffle"):
+        raise InputError(f"ties={ties!r}: choose file or shuffle")
+    if ties == "shuffle" and raw.timestamps is None:
+        raise InputError(
+            f"ties=shuffle: the {raw.name} data is in time order but has no timestamps, so ties "
+            "cannot be told; use ties=file or the original reviews file"
+        )
+    kept = _core(raw.users, raw.items, min_interactions)
+    if not kept.any():
+        raise InputError(
+            f"no user and item of {raw.name} has {min_interactions} interactions with the others "
+            f"({len(raw.users)} interactions read); lower min_interactions"
+        )
+    users, items = raw.users[kept], raw.items[kept]
+    timestamps = np.zeros(len(users), np.int64) if raw.timestamps is None else raw.timestamps[kept]
+    file_order = np.lexsort((timestamps, users))
+    numbers, item_rows = _numbers_by_appearance(items[file_order], len(raw.item_ids))
+    order = file_order
+    if ties == "shuffle":
+        tie_break = np.random.default_rng(seed).permutation(len(users))
+        order = np.lexsort((tie_break, timestamps, users))
+    user_rows, lengths = np.unique(users, return_counts=True)
+    item_ids = ("", *(raw.item_ids[row] for row in item_rows))
+    return Sequences(
+        user_ids=tuple(raw.user_ids[row] for row in user_rows),
+        item_ids=item_ids,
+        items=numbers[items[order]],
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        header={
+            "dataset": raw.name,
+            "ties": ties,
+            "seed": seed,
+            "min_interactions": min_interactions,
+            "num_users": len(user_rows),
+            "num_items": len(item_rows),
+            "items_checksum": artifacts.checksum(*_packed(item_ids)),
+        },
+    )
+
+
+def _core(users: np.ndarray, items: np.ndarray, min_interactions: int) -> np.ndarray:
+    """Mask of the interactions whose users and items all have enough of the others, bool [n]."""
+    kept = np.ones(len(users), bool)
+    user_minimum = max(min_interactions, _SHORTEST)
+    while kept.any():
+        user_counts = np.bincount(users[kept])
+        item_counts = np.bincount(items[kept])
+        enough = (user_counts[users[kept]] >= user_minimum) & (
+            item_counts[items[kept]] >= min_interactions
+        )
+        if enough.all():
+            break
+        kept[kept] = enough
+    return kept
+
+
+def _numbers_by_appearance(rows: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Item number of each raw row (0 where absent), int32 [num_rows]; raw row of each number."""
+    distinct, first = np.unique(rows, return_index=True)
+    item_rows = distinct[np.argsort(first)]
+    numbers = np.zeros(num_rows, np.int32)
+    numbers[item_rows] = np.arange(1, len(item_rows) + 1)
+    return numbers, item_rows
+
+
+def _packed(strings: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """UTF-8 bytes of all strings, uint8, and where each ends, int64.
+
+    An array of numpy strings would give every id the width of the longest.
+    """
+    encoded = [string.encode() for string in strings]
+    ends = np.cumsum([len(data) for data in encoded], dtype=np.int64)
+    return np.frombuffer(b"".join(encoded), np.uint8), ends
+
+
+def _unpacked(data: np.ndarray, ends: np.ndarray) -> tuple[str, ...]:
+    buffer = data.tobytes()
+    stops = ends.tolist()
+    starts = [0, *stops[:-1]]
+    return tuple(buffer[a:b].decode() for a, b in zip(starts, stops, strict=True))

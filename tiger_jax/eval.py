@@ -1,0 +1,219 @@
+"""Verb 4: checkpoint -> ranked items -> Recall and NDCG, beside baselines that need no training.
+
+One search a user; the metrics with and without the history's items come from the same lists.
+Targets are seen by the scorer alone.
+"""
+
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tqdm
+
+from tiger_jax import artifacts, baselines, command_line, metrics
+from tiger_jax.data import content
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.metrics import RankedItems
+from tiger_jax.recommend import Recommender
+
+_EXAMPLES = """
+python -m tiger_jax.eval --folder=work/beauty --run=tiger
+python -m tiger_jax.eval --folder=work/beauty --run=tiger --search=free --json
+python -m tiger_jax.eval --folder=work/beauty --run=tiger --split=validation --num_users=2000
+"""
+
+_NUM_RESULTS = max(metrics.CUTOFFS)
+_MIXTURE_USERS = 4096
+
+
+def evaluate(
+    folder: str,
+    run: str,
+    split: str = "test",
+    search: str = "constrained",
+    exclude_history: bool = True,
+    num_beams: int = 50,
+    batch_size: int = 256,
+    num_users: int = 0,
+    seed: int = 0,
+) -> dict:
+    """Recall@5, NDCG@5, Recall@10 and NDCG@10 of a run, item level, over the full catalogue.
+
+    Writes ranked_items.npz (the lists, history items included) and eval.json to FOLDER/runs/RUN.
+    Speed counts the compilation of the search.
+
+    Args:
+      folder: the prepared folder.
+      run: name of the run in it, made by tiger_jax.train.
+      split: test, or validation (where the baselines' mixture and the checkpoint were chosen).
+      search: constrained, IDs of items only; free, an invalid ID is a miss, as in the paper;
+        free_filtered, a wider beam until enough IDs are valid; prefix_match, an invalid ID
+        stands for items that share its longest prefix.
+      exclude_history: which of the two scores is the result; both are reported.
+      num_beams: width of the beam, and length of a user's list before the history is removed.
+      batch_size: users in one search.
+      num_users: size of a random sample of users; 0 for all.
+      seed: of the sample and of the bootstrap.
+    """
+    if num_beams < _NUM_RESULTS or batch_size < 1 or num_users < 0:
+        raise artifacts.InputError(
+            f"num_beams={num_beams}, batch_size={batch_size}, num_users={num_users}: choose at "
+            f"least {_NUM_RESULTS} beams, 1 user in a batch and 0 users"
+        )
+    sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
+    histories, targets = sequences.split(split)
+    rows = _sampled_rows(sequences.num_users, num_users, seed)
+    users = [sequences.user_ids[row] for row in rows]
+    histories, targets = [histories[row] for row in rows], targets[rows]
+    recommender = Recommender.load(folder, run, num_beams=num_beams, search=search)
+    table = recommender.table
+
+    start = time.perf_counter()
+    ranked = rank_users(recommender.recommend, users, histories, num_beams, batch_size)
+    seconds = time.perf_counter() - start
+    with_history_items = metrics.score(ranked, targets, seed)
+    without_history_items = metrics.score(ranked.without(histories), targets, seed)
+
+    mixture, recommenders = make_baselines(folder, sequences, table.semantic_ids_NI)
+    baseline_scores = {}
+    for name, baseline in recommenders.items():
+        lists = baseline.recommend(users, histories, _NUM_RESULTS, exclude_history)
+        baseline_scores[name] = metrics.score(lists, targets, seed)
+
+    result = {
+        **(without_history_items if exclude_history else with_history_items),
+        "num_users": len(users),
+        "split": split,
+        "search": search,
+        "exclude_history": exclude_history,
+        "baselines": baseline_scores,
+        "with_history_items": with_history_items,
+        "without_history_items": without_history_items,
+        "invalid_id_rate": metrics.invalid_id_rate(ranked, _NUM_RESULTS),
+        "distinct_items": metrics.distinct_items(ranked, _NUM_RESULTS),
+        "mixture": mixture,
+        "dataset": sequences.header["dataset"],
+        "run": run,
+        "step": recommender.step,
+        "ids": table.header["scheme"],
+        "encoder": table.header["encoder"],
+        "text_fields": table.header["text_fields"],
+        "num_beams": num_beams,
+        "seed": seed,
+        "seconds": seconds,
+        "users_per_s": len(users) / seconds,
+        **artifacts.provenance(),
+    }
+    run_folder = pathlib.Path(folder, "runs", run)
+    facts = ("dataset", "run", "step", "split", "search", "num_beams", "commit")
+    artifacts.save_arrays(
+        run_folder / "ranked_items.npz",
+        "ranked_items",
+        {name: result[name] for name in facts} | {"sequences": sequences.checksum()},
+        user_rows=rows,
+        item_numbers=ranked.item_numbers,
+        scores=ranked.scores,
+    )
+    artifacts.save_json(run_folder / "eval.json", result)
+    print(table_of(result))
+    return result
+
+
+def rank_users(
+    recommend: Callable[..., RankedItems],
+    users: Sequence[str],
+    histories: Sequence[np.ndarray],
+    num_beams: int,
+    batch_size: int,
+) -> RankedItems:
+    """One list a user, [U, R]: long enough to lose the whole history, if the beam allows.
+
+    Users with histories of like length share a batch, so that a long one makes few others wait.
+    """
+    order = np.argsort([len(history) for history in histories], kind="stable")
+    longest = len(histories[order[-1]])
+    shape = (len(users), min(num_beams, _NUM_RESULTS + longest))
+    item_numbers, scores = np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32)
+    with tqdm.tqdm(total=len(users), unit="user", dynamic_ncols=True) as progress:
+        for first in range(0, len(users), batch_size):
+            rows = order[first : first + batch_size]
+            num_results = min(num_beams, _NUM_RESULTS + len(histories[rows[-1]]))
+            ranked = recommend(
+                [users[row] for row in rows], [histories[row] for row in rows], num_results
+            )
+            item_numbers[rows, :num_results] = ranked.item_numbers
+            scores[rows, :num_results] = ranked.scores
+            progress.update(len(rows))
+    return RankedItems(item_numbers, scores)
+
+
+def make_baselines(
+    folder: str, sequences: Sequences, semantic_ids_NI: np.ndarray
+) -> tuple[dict[str, float], dict[str, baselines.Baseline]]:
+    """The mixture's weights, chosen on validation users, and all baselines by name.
+
+    They count training sequences alone, for either split. Only the last prefix depends on how
+    the Semantic IDs were made, and nothing on how a model was trained.
+    """
+    training = sequences.training_sequences()
+    embeddings_NE, _ = content.load_embeddings(folder)
+    histories, targets = sequences.split("validation")
+    step = -(-len(histories) // _MIXTURE_USERS)
+    counts_weight, temperature = baselines.choose_mixture(
+        training, embeddings_NE, histories[::step], targets[::step]
+    )
+    mixture = {"counts_weight": counts_weight, "temperature": temperature}
+    return mixture, {
+        "popularity": baselines.Popularity(training, sequences.num_items),
+        "last_prefix": baselines.LastPrefix(training, semantic_ids_NI),
+        "item_to_item": baselines.ItemToItem(training, sequences.num_items),
+        "content_neighbours": baselines.ContentNeighbours(embeddings_NE),
+        "counts_with_content": baselines.CountsWithContent(training, embeddings_NE, **mixture),
+    }
+
+
+def table_of(result: dict) -> str:
+    """What `evaluate` found, as aligned text; 95 % intervals in brackets."""
+    names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+    kept, removed = "history kept", "history removed"
+    protocol = removed if result["exclude_history"] else kept
+    rows = [
+        (f"{result['run']}, {removed}", result["without_history_items"]),
+        (f"{result['run']}, {kept}", result["with_history_items"]),
+        *((name.replace("_", " "), scores) for name, scores in result["baselines"].items()),
+    ]
+    width = max(len(name) for name, _ in rows)
+    lines = [
+        f"{result['dataset']}, {result['split']} split, {result['num_users']:,} users; "
+        f"step {result['step']}, {result['search']} search, {result['num_beams']} beams, "
+        f"{result['users_per_s']:.1f} users/s",
+        f"IDs: {result['ids']}, from {result['encoder']} of {', '.join(result['text_fields'])}; "
+        f"invalid: {result['invalid_id_rate']:.2%}; baselines: {protocol}",
+        " " * width + "".join(f"  {name:<21}" for name in names),
+    ]
+    for name, scores in rows:
+        cells = (
+            f"{scores[key]['value']:.4f} [{scores[key]['low']:.4f} {scores[key]['high']:.4f}]"
+            for key in names
+        )
+        lines.append(f"{name:<{width}}" + "".join(f"  {cell}" for cell in cells))
+    return "\n".join(lines)
+
+
+def _sampled_rows(num_rows: int, num_users: int, seed: int) -> np.ndarray:
+    """Rows of a random sample of users in ascending order, int64; of all where it is 0."""
+    if num_users == 0 or num_users >= num_rows:
+        return np.arange(num_rows)
+    return np.sort(np.random.default_rng(seed).choice(num_rows, num_users, replace=False))
+
+
+def main(argv=None):
+    """Runs the verb from the command line."""
+    command_line.run(evaluate, argv, examples=_EXAMPLES)
+
+
+if __name__ == "__main__":
+    from tiger_jax.eval import main
+
+    main()

@@ -1,0 +1,107 @@
+"""TIGER as a model: the network with its vocabulary and its loss.
+
+Imports no T5X. The search over the catalogue stands in `beam.py`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tiger_jax import vocabulary
+from tiger_jax.artifacts import InputError
+from tiger_jax.model import network
+
+
+class TigerModel:
+    """The network over a Semantic-ID vocabulary.
+
+    Args:
+      config: sizes of the network.
+      vocab: the token space; must fit into the network's embedding.
+      normalize: "full", the loss is a softmax over the whole vocabulary, as in T5X; or "level",
+        over the tokens that can stand at that part of an ID. The search scores the same way.
+
+    Raises:
+      InputError: the vocabulary is larger than the embedding.
+    """
+
+    def __init__(
+        self,
+        config: network.NetworkConfig,
+        vocab: vocabulary.Vocabulary,
+        normalize: str = "full",
+    ):
+        if vocab.size > config.vocab_size:
+            raise InputError(
+                f"NetworkConfig.vocab_size is {config.vocab_size}, but the IDs and users need "
+                f"{vocab.size} tokens; raise it"
+            )
+        if normalize not in ("full", "level"):
+            raise InputError(f"normalize is {normalize!r}; choose 'full' or 'level'")
+        self.config = config
+        self.vocabulary = vocab
+        self.normalize = normalize
+        self.module = network.TigerNetwork(config)
+
+    def init(self, key: jax.Array) -> dict:
+        """Random parameters, a tree with T5X's names."""
+        inputs = jnp.ones((1, self.vocabulary.id_length + 1), jnp.int32)
+        targets = jnp.ones((1, self.vocabulary.id_length), jnp.int32)
+        # One compiled program: op by op it takes seconds.
+        return jax.jit(lambda key: self.module.init(key, inputs, targets)["params"])(key)
+
+    def loss_fn(
+        self, params: dict, batch: dict[str, jax.Array], dropout_key: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Cross-entropy of the target items.
+
+        Args:
+          params: the parameters.
+          batch: `encoder_input_tokens` [B, S] and `decoder_target_tokens` [B, I].
+          dropout_key: None for no dropout.
+
+        Returns:
+          -log p(item), the sum over its tokens, summed over the batch, in nats; and
+          {"level_losses": the same sum for each part of the ID, [I]}.
+        """
+        targets_BT = batch["decoder_target_tokens"]
+        logits_BTV = self.module.apply(
+            {"params": params},
+            batch["encoder_input_tokens"],
+            shift_right(targets_BT),
+            enable_dropout=dropout_key is not None,
+            rngs=None if dropout_key is None else {"dropout": dropout_key},
+        )
+        losses_BT = self.token_losses(logits_BTV, targets_BT)
+        return jnp.sum(losses_BT), {"level_losses": jnp.sum(losses_BT, axis=0)}
+
+    def token_losses(self, logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
+        """-log p of each target token, nats [B, T]; T counts from the first part of the ID."""
+        if self.normalize == "full":
+            return _cross_entropy(logits_BTV, targets_BT)
+        offsets = self.vocabulary.level_offsets
+        sizes = self.vocabulary.codebook_sizes
+        levels = [
+            _cross_entropy(
+                logits_BTV[:, level, offsets[level] : offsets[level] + sizes[level]],
+                targets_BT[:, level] - offsets[level],
+            )
+            for level in range(targets_BT.shape[1])
+        ]
+        return jnp.stack(levels, axis=1)
+
+
+def shift_right(targets_BT: jax.Array) -> jax.Array:
+    """Decoder inputs: padding as the start token, then all targets but the last."""
+    return jnp.pad(targets_BT[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.PAD)
+
+
+def num_parameters(params: dict) -> int:
+    """Number of scalars in a parameter tree."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """-log softmax(logits)[target]: [..., V], [...] -> [...]."""
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked

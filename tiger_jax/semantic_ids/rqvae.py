@@ -1,0 +1,264 @@
+"""RQ-VAE: a content embedding becomes one code a level (TIGER sections 3.1 and 4).
+
+The network, its loss and whole epochs of training on the device. It does not know files of
+embeddings, progress bars or the collision token.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from flax import traverse_util
+
+from tiger_jax.semantic_ids import clustering
+
+# Iterations of Lloyd's algorithm that start the codebooks.
+_START_ITERATIONS = 50
+
+# Standard deviation, as a share of the largest, below which a dimension carries nothing.
+_CONSTANT = 1e-4
+
+
+class Mlp(nn.Module):
+    """Dense layers with ReLU between them.
+
+    Attributes:
+      sizes: width of each layer's output.
+    """
+
+    sizes: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        for size in self.sizes[:-1]:
+            x = nn.relu(nn.Dense(size)(x))
+        return nn.Dense(self.sizes[-1])(x)
+
+
+class Quantized(NamedTuple):
+    """What residual quantisation makes of latents; d = 0, ..., L-1 is the level.
+
+    Attributes:
+      codes_BL: c_d, the code at each level.
+      residuals_LBZ: r_d, what level d was given.
+      codewords_LBZ: e_{c_d}, what level d made of it.
+    """
+
+    codes_BL: jax.Array
+    residuals_LBZ: jax.Array
+    codewords_LBZ: jax.Array
+
+
+class Output(NamedTuple):
+    """One pass of the network: z, its quantisation, and x_hat."""
+
+    latent_BZ: jax.Array
+    quantized: Quantized
+    reconstruction_BE: jax.Array
+
+
+def quantize(latent_BZ: jax.Array, codebooks_LCZ: tuple[jax.Array, ...]) -> Quantized:
+    """Residual quantisation (TIGER section 3.1): r_0 = z, c_d = argmin_k ||r_d - e_k||,
+    r_{d+1} = r_d - e_{c_d}.
+
+    No gradient runs through the subtraction, so that a codebook learns from its own level alone.
+    `codebooks_LCZ` has one array [C, Z] a level; their numbers of codes may differ.
+    """
+    codes, residuals, codewords = [], [], []
+    residual_BZ = latent_BZ
+    for codebook_CZ in codebooks_LCZ:
+        code_B = clustering.nearest(residual_BZ, codebook_CZ)[0]
+        codeword_BZ = codebook_CZ[code_B]
+        codes.append(code_B)
+        residuals.append(residual_BZ)
+        codewords.append(codeword_BZ)
+        residual_BZ = residual_BZ - jax.lax.stop_gradient(codeword_BZ)
+    return Quantized(jnp.stack(codes, axis=-1), jnp.stack(residuals), jnp.stack(codewords))
+
+
+class RqVae(nn.Module):
+    """Encoder, residual quantiser and decoder (TIGER section 4, "RQ-VAE Implementation Details").
+
+    Attributes:
+      embed_size: E, width of the content embeddings.
+      hidden_sizes: widths of the encoder's hidden layers; the decoder mirrors them.
+      latent_size: Z.
+      codebook_sizes: C of each level.
+    """
+
+    embed_size: int
+    hidden_sizes: tuple[int, ...]
+    latent_size: int
+    codebook_sizes: tuple[int, ...]
+
+    def setup(self):
+        self.encoder = Mlp((*self.hidden_sizes, self.latent_size))
+        self.decoder = Mlp((*reversed(self.hidden_sizes), self.embed_size))
+        self.codebooks_LCZ = tuple(
+            self.param(name, nn.initializers.normal(), (size, self.latent_size))
+            for name, size in zip(self.codebook_names, self.codebook_sizes, strict=True)
+        )
+
+    @property
+    def codebook_names(self) -> tuple[str, ...]:
+        """Name of each level's codebook among the parameters."""
+        return tuple(f"codebook_{level}" for level in range(len(self.codebook_sizes)))
+
+    def encode(self, x_BE: jax.Array) -> jax.Array:
+        """Latent z = E(x), [B, Z]."""
+        return self.encoder(x_BE)
+
+    def __call__(self, x_BE: jax.Array) -> Output:
+        """Decodes z_hat = sum_d e_{c_d}; its gradient reaches z as if z_hat were z."""
+        latent_BZ = self.encoder(x_BE)
+        quantized = quantize(latent_BZ, self.codebooks_LCZ)
+        quantized_BZ = quantized.codewords_LBZ.sum(axis=0)
+        straight_through_BZ = latent_BZ + jax.lax.stop_gradient(quantized_BZ - latent_BZ)
+        return Output(latent_BZ, quantized, self.decoder(straight_through_BZ))
+
+
+def loss(output: Output, x_BE: jax.Array, beta: float) -> tuple[jax.Array, dict]:
+    """L = ||x - x_hat||^2 + sum_d ||sg[r_d] - e_{c_d}||^2 + beta ||r_d - sg[e_{c_d}]||^2.
+
+    TIGER section 3.1. Both terms are summed over dimensions and averaged over the batch: averaged
+    over dimensions, the first falls into the solution that answers the mean embedding.
+
+    Returns:
+      The loss and its two terms.
+    """
+    sg = jax.lax.stop_gradient
+    residuals_LBZ = output.quantized.residuals_LBZ
+    codewords_LBZ = output.quantized.codewords_LBZ
+    reconstruction_B = jnp.sum((x_BE - output.reconstruction_BE) ** 2, axis=-1)
+    codebook_LB = jnp.sum((sg(residuals_LBZ) - codewords_LBZ) ** 2, axis=-1)
+    commitment_LB = jnp.sum((residuals_LBZ - sg(codewords_LBZ)) ** 2, axis=-1)
+    reconstruction = reconstruction_B.mean()
+    quantization = (codebook_LB + beta * commitment_LB).sum(axis=0).mean()
+    return reconstruction + quantization, {
+        "reconstruction_loss": reconstruction,
+        "quantization_loss": quantization,
+    }
+
+
+class TrainState(NamedTuple):
+    """Parameters, optimizer state and the key of the shuffles to come."""
+
+    parameters: dict
+    optimizer_state: optax.OptState
+    key: jax.Array
+
+
+def train_step(state, x_BE, network, optimizer, beta):
+    """One update on a batch: (state, losses)."""
+
+    def batch_loss(parameters):
+        return loss(network.apply({"params": parameters}, x_BE), x_BE, beta)
+
+    (total, terms), gradients = jax.value_and_grad(batch_loss, has_aux=True)(state.parameters)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+    return TrainState(parameters, optimizer_state, state.key), {"loss": total, **terms}
+
+
+def shuffled_batches(key: jax.Array, num_items: int, batch_size: int) -> jax.Array:
+    """Rows of one epoch's batches, [steps, B]; what fills no batch waits for another epoch."""
+    steps = num_items // batch_size
+    return jax.random.permutation(key, num_items)[: steps * batch_size].reshape(steps, batch_size)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("network", "optimizer", "beta", "batch_size", "num_epochs"),
+    donate_argnames="state",
+)
+def train_epochs(state, x_NE, *, network, optimizer, beta, batch_size, num_epochs):
+    """Runs whole epochs on the device: (state, mean losses of the last epoch)."""
+
+    def epoch(state, _):
+        key, shuffle_key = jax.random.split(state.key)
+
+        def step(state, rows_B):
+            return train_step(state, x_NE[rows_B], network, optimizer, beta)
+
+        batches = shuffled_batches(shuffle_key, x_NE.shape[0], batch_size)
+        state, losses = jax.lax.scan(step, state._replace(key=key), batches)
+        return state, jax.tree.map(jnp.mean, losses)
+
+    state, losses = jax.lax.scan(epoch, state, length=num_epochs)
+    return state, jax.tree.map(lambda values: values[-1], losses)
+
+
+def start_codebooks(parameters: dict, x_NE: jax.Array, key: jax.Array, *, network: RqVae) -> dict:
+    """Parameters with codebooks that residual k-means finds on the latents of `x_NE`.
+
+    TIGER section 3.1 clusters the first training batch; `x_NE` may as well be all items.
+    """
+    latent_NZ = network.apply({"params": parameters}, x_NE, method="encode")
+    codebooks_LCZ, _ = clustering.residual_kmeans(
+        latent_NZ, network.codebook_sizes, key, _START_ITERATIONS
+    )
+    return {**parameters, **dict(zip(network.codebook_names, codebooks_LCZ, strict=True))}
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def restart_dead_codes(
+    parameters: dict, x_NE: jax.Array, key: jax.Array, *, network: RqVae
+) -> dict:
+    """Parameters with each codeword that no item uses put onto the residual of a random item."""
+    quantized = network.apply({"params": parameters}, x_NE).quantized
+    codebooks = {}
+    for level, name in enumerate(network.codebook_names):
+        codebook_CZ = parameters[name]
+        size = codebook_CZ.shape[0]
+        row_key = jax.random.fold_in(key, level)
+        rows_C = jax.random.choice(row_key, x_NE.shape[0], (size,), replace=False)
+        dead_C = jnp.bincount(quantized.codes_BL[:, level], length=size) == 0
+        residuals_CZ = quantized.residuals_LBZ[level, rows_C]
+        codebooks[name] = jnp.where(dead_C[:, None], residuals_CZ, codebook_CZ)
+    return {**parameters, **codebooks}
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def measure(
+    parameters: dict, x_NE: jax.Array, std_E: jax.Array, *, network: RqVae
+) -> tuple[jax.Array, dict]:
+    """Codes of all items [N, L], and how well they stand for them.
+
+    Returns:
+      The codes; explained_variance of the embeddings by x_hat, in their own units, which `std_E`
+      restores; latent_explained_variance of z by z_hat; residual_norms: mean ||r_d|| that each
+      level is given, and what the last one leaves.
+    """
+    output = network.apply({"params": parameters}, x_NE)
+    quantized = output.quantized
+    quantized_NZ = quantized.codewords_LBZ.sum(axis=0)
+    left_NZ = output.latent_BZ - quantized_NZ
+    norms_LN = jnp.linalg.norm(quantized.residuals_LBZ, axis=-1)
+    left = jnp.linalg.norm(left_NZ, axis=-1).mean()
+    return quantized.codes_BL, {
+        "explained_variance": clustering.explained_variance(
+            x_NE * std_E[None, :], output.reconstruction_BE * std_E[None, :]
+        ),
+        "latent_explained_variance": clustering.explained_variance(output.latent_BZ, quantized_NZ),
+        "residual_norms": jnp.append(norms_LN.mean(axis=1), left),
+    }
+
+
+def standardize(embeddings_NE: np.ndarray) -> tuple[jax.Array, dict[str, np.ndarray]]:
+    """Embeddings with mean 0 and standard deviation 1 in every dimension, and {mean, std}.
+
+    A dimension that is all but constant is only centred.
+    """
+    mean_E, std_E = embeddings_NE.mean(axis=0), embeddings_NE.std(axis=0)
+    std_E = np.where(std_E > _CONSTANT * std_E.max(), std_E, 1).astype(np.float32)
+    return jnp.asarray((embeddings_NE - mean_E) / std_E), {"mean": mean_E, "std": std_E}
+
+
+def flatten(parameters: dict, statistics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters and statistics as named arrays, to be saved."""
+    arrays = traverse_util.flatten_dict(parameters, sep="/")
+    return {**statistics, **{name: np.asarray(array) for name, array in arrays.items()}}

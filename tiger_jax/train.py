@@ -1,0 +1,359 @@
+"""Verb 3: Semantic-ID table + item sequences -> TIGER checkpoints.
+
+The loop, from top to bottom. What the loss is stands in model/model.py, which examples there are
+in data/examples.py.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+
+from tiger_jax import artifacts, checkpoints, command_line, guard_rails, metrics, recommend
+from tiger_jax.data import examples
+from tiger_jax.data.sequences import Sequences
+from tiger_jax.model.model import TigerModel, num_parameters
+from tiger_jax.model.network import NetworkConfig
+from tiger_jax.semantic_ids.table import SemanticIdTable
+from tiger_jax.train_state import TrainState
+from tiger_jax.vocabulary import Vocabulary
+
+_EXAMPLES = """
+python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin
+python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --run=long --gin.TRAIN_STEPS=20000
+"""  # noqa: E501
+
+
+def train(
+    folder: str,
+    ids: str,
+    run: str,
+    network: NetworkConfig,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    batch_size: int,
+    max_history: int,
+    num_user_tokens: int,
+    seed: int,
+    normalize: str = "full",
+    eval_period: int = 500,
+    eval_users: int = 2000,
+    num_beams: int = 30,
+    num_groups: int = 4,
+    steps_per_call: int = 10,
+    configuration: str = "",
+) -> dict:
+    """Trains TIGER on a prepared folder and keeps the best checkpoint by validation NDCG@10.
+
+    Started again, it goes on from its last checkpoint, to the same parameters bit by bit.
+
+    Args:
+      folder: the prepared folder, made by tiger_jax.prepare.
+      ids: name of the Semantic-ID table in it, made by tiger_jax.make_ids.
+      run: name of the run; results go to FOLDER/runs/RUN.
+      network: sizes of the network.
+      optimizer: an optax optimizer; it sees the mean over the batch of -log p(item).
+      num_steps: training steps in all.
+      batch_size: examples in a step.
+      max_history: items of a history that the model sees, the latest ones.
+      num_user_tokens: size of the hashed user space; 0 for a model that knows no users.
+      seed: of the parameters, the order of examples and the dropout.
+      normalize: "full", softmax over the vocabulary; "level", over the tokens of a level.
+      eval_period: steps between validations; each leaves a checkpoint.
+      eval_users: size of the fixed sample of users validated on; 0 for all.
+      num_beams: width of the validation's beam.
+      num_groups: lengths of history that the step is compiled for.
+      steps_per_call: training steps in one call of the compiled program.
+      configuration: gin text saved beside the results.
+    """
+    # --- Data ---
+    sequences = Sequences.load(pathlib.Path(folder, "sequences.npz"))
+    table = SemanticIdTable.load(
+        pathlib.Path(folder, "ids", ids, "semantic_ids.npz"), sequences.header["items_checksum"]
+    )
+    _require_whole_calls(steps_per_call, num_steps=num_steps, eval_period=eval_period)
+    training = examples.prefix_examples(sequences, max_history)
+    groups = examples.length_groups(training.lengths, batch_size, num_groups)
+
+    # --- Model and optimizer ---
+    vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
+    model = TigerModel(network, vocab, normalize)
+    state = TrainState.create(model.init(jax.random.key(seed)), optimizer)
+    step_fn = make_step_fn(model, optimizer, groups, seed)
+    data = device_data(training, sequences, table, vocab)
+
+    # --- Resume ---
+    run_folder = pathlib.Path(folder, "runs", run)
+    settings = {
+        "ids": ids,
+        "table": table.checksum(),
+        "sequences": sequences.checksum(),
+        "network": dataclasses.asdict(network),
+        "normalize": normalize,
+        "num_user_tokens": num_user_tokens,
+        "max_history": max_history,
+        "batch_size": batch_size,
+        "num_groups": num_groups,
+        "seed": seed,
+    }
+    _claim_run(run_folder, settings, configuration)
+    best = {"step": 0, "ndcg@10": -1.0}
+    saved_steps = checkpoints.steps(run_folder / "checkpoints")
+    if saved_steps:
+        state, best = _restore(run_folder / "checkpoints", saved_steps[-1], state)
+    _cut_log(run_folder / "metrics.jsonl", int(state.step))
+
+    # --- Loop ---
+    plan = functools.lru_cache(2)(
+        functools.partial(examples.epoch_plan, training.lengths, groups, seed)
+    )
+    validate = _make_validation(model, table, sequences, max_history, eval_users, num_beams)
+    progress = tqdm.tqdm(total=num_steps, initial=int(state.step), unit="step", dynamic_ncols=True)
+    losses = []
+    for first in range(int(state.step), num_steps, steps_per_call):
+        rows = batch_rows(plan, len(training) // batch_size, first, steps_per_call)
+        state, level_losses = step_fn(state, data, rows)
+        losses.append(np.mean(level_losses, axis=0))
+        progress.update(steps_per_call)
+        progress.set_postfix_str("loss " + " ".join(f"{loss:.2f}" for loss in losses[-1]))
+        step = first + steps_per_call
+        if not np.all(np.isfinite(losses[-1])):
+            raise artifacts.InputError(
+                f"the loss is not finite at step {step}; the last good checkpoint is "
+                f"{checkpoints.steps(run_folder / 'checkpoints')[-1:]}; lower the learning rate"
+            )
+        if step % eval_period and step < num_steps:
+            continue
+        # --- Once in a while: validate, log, save ---
+        validation = validate(state.params)
+        if validation["ndcg@10"] > best["ndcg@10"]:
+            best = {"step": step, "ndcg@10": validation["ndcg@10"]}
+        train_losses = np.mean(losses, axis=0).tolist()
+        losses = []
+        _append_log(
+            run_folder / "metrics.jsonl",
+            {"step": step, "train_losses": train_losses, **validation},
+        )
+        progress.write(_summary(step, train_losses, validation))
+        checkpoints.save(
+            run_folder / "checkpoints", step, state.params, state.opt_state, {"best": best}
+        )
+        checkpoints.keep(run_folder / "checkpoints", {step, best["step"]})
+    progress.close()
+    return {
+        "run": str(run_folder),
+        "steps": int(state.step),
+        "parameters": num_parameters(state.params),
+        "best": best,
+    }
+
+
+def make_step_fn(
+    model: TigerModel,
+    optimizer: optax.GradientTransformation,
+    groups: examples.LengthGroups,
+    seed: int,
+):
+    """The compiled update: (state, data, rows [n, B]) -> (state, level losses [n, I]).
+
+    One call takes n steps without a word to the host. The state's memory is reused. The loss is
+    the mean over the batch of -log p(item); level losses are its parts, in nats.
+    """
+    bounds = np.cumsum((0, *groups.sizes))
+
+    def loss_fn(params, data, rows_B, key):
+        total = 0.0
+        level_losses = 0.0
+        for index, capacity in enumerate(groups.capacities):
+            batch = assemble(data, rows_B[bounds[index] : bounds[index + 1]], capacity)
+            loss, aux = model.loss_fn(params, batch, jax.random.fold_in(key, index))
+            total += loss
+            level_losses += aux["level_losses"]
+        return total / groups.batch_size, level_losses / groups.batch_size
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step_fn(state, data, rows_nB):
+        def step(state, rows_B):
+            key = jax.random.fold_in(jax.random.key(seed), state.step)
+            gradients, level_losses = jax.grad(loss_fn, has_aux=True)(
+                state.params, data, rows_B, key
+            )
+            return state.apply_gradients(gradients, optimizer), level_losses
+
+        return jax.lax.scan(step, state, rows_nB)
+
+    return step_fn
+
+
+def device_data(
+    training: examples.Examples, sequences: Sequences, table: SemanticIdTable, vocab: Vocabulary
+) -> dict[str, jax.Array]:
+    """All that `assemble` needs, on the device: item numbers, user tokens, tokens of items."""
+    data = {
+        "items": training.items,
+        "targets": training.targets,
+        "lengths": training.lengths,
+        "tokens_NI": vocab.token_table(table.semantic_ids_NI),
+    }
+    if vocab.num_user_tokens:
+        data["user_tokens"] = vocab.user_tokens(sequences.user_ids)[training.user_rows]
+    return jax.tree.map(jnp.asarray, data)
+
+
+def assemble(data: dict[str, jax.Array], rows_B: jax.Array, capacity: int) -> dict[str, jax.Array]:
+    """The batch of examples `rows_B`, whose histories hold at most `capacity` items.
+
+    Encoder input: the user token, then the tokens of the history's items, oldest first, then
+    padding: [B, 1 + capacity * I]. Target: the tokens of the next item [B, I].
+    """
+    places = jnp.arange(capacity)[None]
+    targets, lengths = data["targets"][rows_B][:, None], data["lengths"][rows_B][:, None]
+    items = jnp.where(places < lengths, data["items"][targets - lengths + places], 0)
+    tokens = data["tokens_NI"][items].reshape(len(rows_B), -1)
+    if "user_tokens" in data:
+        tokens = jnp.concatenate([data["user_tokens"][rows_B][:, None], tokens], axis=1)
+    return {
+        "encoder_input_tokens": tokens,
+        "decoder_target_tokens": data["tokens_NI"][data["items"][targets[:, 0]]],
+    }
+
+
+def batch_rows(plan, batches_per_epoch: int, first: int, count: int) -> np.ndarray:
+    """Examples of the steps first .. first + count - 1: [count, B]; `plan(epoch)` -> batches."""
+    steps = range(first, first + count)
+    batches_per_epoch = max(batches_per_epoch, 1)
+    return np.stack([plan(step // batches_per_epoch)[step % batches_per_epoch] for step in steps])
+
+
+def _make_validation(
+    model: TigerModel,
+    table: SemanticIdTable,
+    sequences: Sequences,
+    max_history: int,
+    num_users: int,
+    num_beams: int,
+):
+    """params -> metrics of the validation split on a fixed sample of users, and the guard rails."""
+    histories, targets = sequences.split("validation")
+    # The same users for every seed and run, so that their numbers can be compared.
+    sample = np.random.default_rng(0).permutation(len(targets))[: num_users or None]
+    users = [sequences.user_ids[row] for row in sample]
+    histories = [histories[row] for row in sample]
+    targets = targets[sample]
+    first_codes = table.semantic_ids_NI[:, 0]
+    bigram_loss = guard_rails.bigram_first_code_loss(
+        sequences.training_sequences(),
+        np.array([history[-1] for history in histories]),
+        targets,
+        first_codes,
+        table.codebook_sizes[0],
+    )
+    recommender = recommend.Recommender(
+        model, None, table, max_history=max_history, num_beams=num_beams
+    )
+    validation_losses = guard_rails.make_validation_losses(
+        model,
+        recommender.encoder_tokens(users, histories),
+        model.vocabulary.tokens(table.semantic_ids_NI[targets]),
+    )
+
+    def validate(params):
+        ranked = recommender.with_params(params).recommend(users, histories, num_beams)
+        without_history = ranked.without(histories)
+        losses, losses_without_encoder = validation_losses(params)
+        return {
+            **{name: score["value"] for name, score in metrics.score(ranked, targets).items()},
+            "without_history": {
+                name: score["value"]
+                for name, score in metrics.score(without_history, targets).items()
+            },
+            "losses": losses,
+            "losses_without_encoder": losses_without_encoder,
+            "bigram_first_code_loss": bigram_loss,
+            "distinct_items": guard_rails.distinct_items(ranked.top(10).item_numbers),
+        }
+
+    return validate
+
+
+def _require_whole_calls(steps_per_call: int, **periods: int) -> None:
+    """A resumed run repeats the calls of an undisturbed one only if all start at the same steps."""
+    for name, period in periods.items():
+        if period % steps_per_call:
+            raise artifacts.InputError(
+                f"{name} is {period}, which is no multiple of steps_per_call, {steps_per_call}"
+            )
+
+
+def _claim_run(run_folder: pathlib.Path, settings: dict, configuration: str) -> None:
+    """Writes the run's settings, or checks that the run to go on with has the same."""
+    path = run_folder / "run.json"
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        found = artifacts.load_json(path, "python -m tiger_jax.train")
+        for name, value in settings.items():
+            if found.get(name) != value:
+                raise artifacts.InputError(
+                    f"{path}: the run was begun with {name} = {found.get(name)}, now it is "
+                    f"{value}; give this run another name with --run"
+                )
+        return
+    with artifacts.atomic_path(run_folder / "config.gin") as temporary:
+        temporary.write_text(configuration, encoding="utf-8")
+    artifacts.save_json(path, {**settings, "provenance": artifacts.provenance()})
+
+
+def _restore(folder: pathlib.Path, step: int, state: TrainState) -> tuple[TrainState, dict]:
+    restored = TrainState(
+        step=jnp.asarray(step, jnp.int32),
+        params=checkpoints.load_params(folder, step, state.params),
+        opt_state=checkpoints.load_opt_state(folder, step, state.opt_state),
+    )
+    return jax.tree.map(jnp.asarray, restored), checkpoints.load_metadata(folder, step)["best"]
+
+
+def _append_log(path: pathlib.Path, record: dict) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _cut_log(path: pathlib.Path, step: int) -> None:
+    """Drops what a killed run logged after its last checkpoint: those steps are taken again."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # a line cut short by the kill
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    with artifacts.atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _summary(step: int, train_losses: list[float], validation: dict) -> str:
+    train_text = " ".join(f"{loss:.2f}" for loss in train_losses)
+    losses = " ".join(f"{loss:.2f}" for loss in validation["losses"])
+    return (
+        f"step {step}: loss {train_text}, validation {losses}, "
+        f"recall@10 {validation['recall@10']:.4f}, ndcg@10 {validation['ndcg@10']:.4f}, "
+        f"without history {validation['without_history']['recall@10']:.4f} "
+        f"{validation['without_history']['ndcg@10']:.4f}, "
+        f"distinct items {validation['distinct_items']}"
+    )
+
+
+def main(argv=None):
+    """The command line."""
+    command_line.run(train, argv, _EXAMPLES)
+
+
+if __name__ == "__main__":
+    from tiger_jax.train import main
+
+    main()

@@ -1,0 +1,66 @@
+"""What training carries from step to step, its optimizers and its schedules."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Parameters, optimizer state and the number of steps taken."""
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+
+    @classmethod
+    def create(cls, params: dict, optimizer: optax.GradientTransformation) -> "TrainState":
+        """The state before the first step."""
+        return cls(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    def apply_gradients(
+        self, gradients: dict, optimizer: optax.GradientTransformation
+    ) -> "TrainState":
+        """The state after one step of `optimizer`."""
+        updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
+        return TrainState(self.step + 1, optax.apply_updates(self.params, updates), opt_state)
+
+
+def rsqrt_schedule(learning_rate: float, constant_steps: int) -> optax.Schedule:
+    """`learning_rate` for `constant_steps`, then falling with 1/sqrt(step) (TIGER section 4).
+
+    T5X's "constant * rsqrt_decay" with `warmup_steps = constant_steps`.
+    """
+
+    def schedule(step):
+        return learning_rate * jnp.sqrt(constant_steps / jnp.maximum(step, constant_steps))
+
+    return schedule
+
+
+def cosine_schedule(learning_rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
+    """Up from 0 in `warmup_steps`, then down to 0 at `num_steps` along a cosine."""
+    return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps)
+
+
+def adafactor(
+    schedule: optax.Schedule, weight_decay: float | None = None
+) -> optax.GradientTransformation:
+    """Adafactor with parameter scaling, T5X's default and the paper's optimizer.
+
+    Without the scaling the decoder may ignore the encoder (docs/log.md).
+    """
+    return optax.adafactor(
+        schedule,
+        multiply_by_parameter_scale=True,
+        clipping_threshold=1.0,
+        weight_decay_rate=weight_decay,
+    )
+
+
+def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW with gradients clipped to global norm 1."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
+    )
