@@ -19,7 +19,7 @@ VARIANTS = list(itertools.product(("full", "level"), (True, False)))
 
 @functools.cache
 def tiny_model(sizes, normalize="full", tied=True, num_user_tokens=5, num_decoder_layers=1):
-    """A model of a few thousand parameters, and parameters with nothing at its initial value."""
+    """A model of a few hundred parameters, none of them at its initial value."""
     vocabulary = Vocabulary(sizes, num_user_tokens)
     config = NetworkConfig(
         # A few rows more than the vocabulary needs, as in T5X.
@@ -35,10 +35,8 @@ def tiny_model(sizes, normalize="full", tied=True, num_user_tokens=5, num_decode
     )
     model = TigerModel(config, vocabulary, normalize)
     random = np.random.default_rng(1)
-    params = jax.tree.map(
-        lambda x: (x + 0.5 * random.normal(size=x.shape)).astype(np.float32),
-        model.init(jax.random.key(0)),
-    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: random.normal(0.0, 0.7, x.shape).astype(np.float32), shapes)
     return model, params
 
 

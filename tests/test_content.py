@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tiger_jax.artifacts import InputError
-from tiger_jax.data import content, reviews
-from tiger_jax.data.sequences import build_sequences
+from tiger_jax.data import content
+from tiger_jax.data.sequences import Sequences
 
 TEMPLATE = "Title: {title}.|Price: {price}.|Brand: {brand}.|Categories: {categories}."
 FIELDS = ("title", "price", "brand", "categories")
@@ -115,8 +115,8 @@ def test_tfidf_spreads_its_variance_over_all_dimensions():
     texts = [" ".join(f"w{n}" for n in rng.zipf(1.5, 12) % 300) for _ in range(400)]
     deviations = content.encode(texts, "tfidf", width=64, seed=0).std(axis=0)
     assert deviations.shape == (64,)
-    # Without the rotation the first is more than three times the last.
-    assert deviations.max() < 2 * deviations.min()
+    # Without the rotation the largest is more than twice the smallest.
+    assert deviations.max() < 1.7 * deviations.min()
 
 
 def test_tfidf_is_determined_by_its_seed():
@@ -177,11 +177,13 @@ def test_real_encoder_is_loaded_from_its_folder(monkeypatch, tmp_path):
 @pytest.fixture
 def prepared(tmp_path):
     """A prepared folder of three items, and its embeddings."""
-    interactions = reviews._Interactions()
-    for user in "uv":
-        for item in "abc":
-            interactions.add(user, item)
-    sequences = build_sequences(interactions.raw_data("test", {}), min_interactions=1)
+    sequences = Sequences(
+        user_ids=("u",),
+        item_ids=("", "a", "b", "c"),
+        items=np.array([1, 2, 3], np.int32),
+        offsets=np.array([0, 3]),
+        header={"items_checksum": "of a, b and c"},
+    )
     rows = [{"item_id": item, "title": f"é {item}\u2028"} for item in "abc"]
     sequences.header["metadata_checksum"] = content.save_items(tmp_path, rows)
     embeddings = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)

@@ -16,7 +16,7 @@ def network():
 
 
 @pytest.fixture
-def x_NE():
+def x_NE():  # noqa: N802
     return jnp.asarray(np.random.default_rng(0).normal(size=(40, 6)), jnp.float32)
 
 
@@ -27,6 +27,13 @@ def started_parameters(network, x_NE):
 
 def output_of(parameters, network, x_NE):
     return network.apply({"params": parameters}, x_NE)
+
+
+def gradients_of(parameters, network, x_NE, beta):
+    def loss(parameters):
+        return rqvae.loss(output_of(parameters, network, x_NE), x_NE, beta)[0]
+
+    return jax.jit(jax.grad(loss))(parameters)
 
 
 def brute_force(latent_BZ, codebooks_LCZ):
@@ -108,10 +115,8 @@ def test_no_quantisation_loss_where_a_codebook_holds_the_latents(network, x_NE):
 def test_codebooks_learn_from_their_own_term_alone(network, x_NE):
     """d loss / d e_k = 2 / B * sum over the items of code k of (e_k - r_d)."""
     parameters = started_parameters(network, x_NE)
-    gradients = jax.grad(lambda p: rqvae.loss(output_of(p, network, x_NE), x_NE, 0.25)[0])(
-        parameters
-    )
-    quantized = output_of(parameters, network, x_NE).quantized
+    gradients = gradients_of(parameters, network, x_NE, beta=0.25)
+    quantized = jax.tree.map(np.asarray, output_of(parameters, network, x_NE).quantized)
     for level, name in enumerate(network.codebook_names):
         codebook_CZ = np.asarray(parameters[name])
         expected_CZ = np.zeros_like(codebook_CZ)
@@ -125,9 +130,7 @@ def test_codebooks_learn_from_their_own_term_alone(network, x_NE):
 def test_encoder_receives_the_decoders_gradient_straight_through(network, x_NE):
     """Without commitment: the encoder's gradient is J_E^T of d recon / d z_hat at z_hat."""
     parameters = started_parameters(network, x_NE)
-    gradients = jax.grad(lambda p: rqvae.loss(output_of(p, network, x_NE), x_NE, 0.0)[0])(
-        parameters
-    )
+    gradients = gradients_of(parameters, network, x_NE, beta=0.0)
 
     def reconstruction_loss(z_hat_NZ):
         x_hat_NE = rqvae.Mlp((8, 6)).apply({"params": parameters["decoder"]}, z_hat_NZ)

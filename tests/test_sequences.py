@@ -14,11 +14,19 @@ from tiger_jax.data.sequences import Sequences, build_sequences
 
 
 def raw_data(rows, with_timestamps=True):
-    """Raw data of (user, item, timestamp) rows, as a reader makes it."""
-    interactions = reviews._Interactions()
-    for user, item, timestamp in rows:
-        interactions.add(user, item, timestamp if with_timestamps else None)
-    return interactions.raw_data("test", {})
+    """Raw data of (user, item, timestamp) rows."""
+    user_ids = list(dict.fromkeys(user for user, _, _ in rows))
+    item_ids = list(dict.fromkeys(item for _, item, _ in rows))
+    timestamps = np.array([timestamp for _, _, timestamp in rows], np.int64)
+    return reviews.RawData(
+        name="test",
+        user_ids=user_ids,
+        item_ids=item_ids,
+        users=np.array([user_ids.index(user) for user, _, _ in rows], np.int32),
+        items=np.array([item_ids.index(item) for _, item, _ in rows], np.int32),
+        timestamps=timestamps if with_timestamps else None,
+        metadata={},
+    )
 
 
 def named_sequences(sequences):

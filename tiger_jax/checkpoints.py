@@ -38,7 +38,9 @@ def save(folder: str | os.PathLike, step: int, params: dict, opt_state: Any, met
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             checkpointer.save(temporary / "state", state)
-            checkpointer.save(temporary / "optimizer", serialization.to_state_dict(opt_state))
+            checkpointer.save(
+                temporary / "optimizer", {"opt_state": serialization.to_state_dict(opt_state)}
+            )
         artifacts.save_json(temporary / "metadata.json", metadata)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -87,7 +89,7 @@ def load_params(folder: str | os.PathLike, step: int, like: dict) -> dict:
 
 def load_opt_state(folder: str | os.PathLike, step: int, like: Any) -> Any:
     """Optimizer state of a checkpoint, of the same structure as `like`."""
-    return _restore(_path(folder, step) / "optimizer", like)
+    return _restore(_path(folder, step) / "optimizer", {"opt_state": like})["opt_state"]
 
 
 def _path(folder: str | os.PathLike, step: int) -> pathlib.Path:

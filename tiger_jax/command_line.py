@@ -97,6 +97,7 @@ def _with_gin(function: Callable, files: list[str], bindings: list[str]) -> Call
     if not files and not bindings:
         return function
     gin = _import_gin()
+    gin.clear_config()
     gin.add_config_file_search_path(str(_ROOT))
     for file in files:
         if not any((root / file).is_file() for root in (pathlib.Path(), _ROOT)):

@@ -23,9 +23,9 @@ from tiger_jax.semantic_ids import rqvae as rq
 from tiger_jax.semantic_ids.table import Codes, SemanticIdTable, codes_health
 
 _EXAMPLES = """
-python -m tiger_jax.make_ids --gin_file=gin/ids/rqvae.gin --folder=work/beauty
-python -m tiger_jax.make_ids --gin_file=gin/ids/residual.gin --folder=work/beauty --json
-python -m tiger_jax.make_ids --gin_file=gin/ids/rqvae.gin --folder=work/beauty --gin.make_ids.rqvae.num_epochs=1000
+python -m tiger_jax.make_ids --gin_file=gin/dataset/beauty.gin --gin_file=gin/ids/rqvae.gin
+python -m tiger_jax.make_ids --gin_file=gin/dataset/toys.gin --gin_file=gin/ids/residual.gin --seed=1
+python -m tiger_jax.make_ids --gin_file=gin/experiment/quickstart.gin --gin.NUM_EPOCHS=50 --json
 """  # noqa: E501
 
 

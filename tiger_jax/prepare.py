@@ -68,31 +68,17 @@ def prepare(
     rows = [{"item_id": item_id} | raw.metadata_of(item_id) for item_id in prepared.item_ids[1:]]
     fields = tuple(field.strip() for field in text_fields.split(","))
     texts = content.sentences(rows, fields, template)
-    result = {
-        "dataset": raw.name,
-        **prepared.statistics(),
-        "dropped": {
-            "users": len(raw.user_ids) - prepared.num_users,
-            "items": len(raw.item_ids) - prepared.num_items,
-            "interactions": len(raw.items) - len(prepared.items),
-        },
-        "items_with": {
-            field: sum(row[field] is not None for row in rows) for field in reviews.METADATA_FIELDS
-        },
-        "items_without_text": texts.count(""),
-        "encoder": encoder,
-        "text_fields": fields,
-    }
-    _print(result)
+    result = _summary(raw, prepared, rows, texts) | {"encoder": encoder, "text_fields": fields}
+    _print_summary(result)
 
     made_from = {
         "encoder": encoder,
         "text_fields": list(fields),
         "template": template,
-        "width": width,
-        "seed": seed,
         "texts_checksum": artifacts.checksum(*texts),
     }
+    if encoder == content.TFIDF:
+        made_from |= {"width": width, "seed": seed}
     embeddings_NE = content.earlier_embeddings(folder, made_from)
     if embeddings_NE is None:
         print(f"encoding {len(texts):,} items with {encoder} ...", flush=True)
@@ -113,7 +99,29 @@ def prepare(
     return result
 
 
-def _print(result: dict[str, Any]) -> None:
+def _summary(
+    raw: reviews.RawData,
+    prepared: sequences.Sequences,
+    rows: list[dict[str, Any]],
+    texts: list[str],
+) -> dict[str, Any]:
+    """What was kept, what was dropped, and what is known of the items."""
+    return {
+        "dataset": raw.name,
+        **prepared.statistics(),
+        "dropped": {
+            "users": len(raw.user_ids) - prepared.num_users,
+            "items": len(raw.item_ids) - prepared.num_items,
+            "interactions": len(raw.items) - len(prepared.items),
+        },
+        "items_with": {
+            field: sum(row[field] is not None for row in rows) for field in reviews.METADATA_FIELDS
+        },
+        "items_without_text": texts.count(""),
+    }
+
+
+def _print_summary(result: dict[str, Any]) -> None:
     """The line of Table 6, and what to know about the data behind it."""
     dropped, items = result["dropped"], result["items"]
     shares = (f"{field} {count / items:.1%}" for field, count in result["items_with"].items())

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tiger_jax.artifacts import InputError
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -41,6 +43,11 @@ def rsqrt_schedule(learning_rate: float, constant_steps: int) -> optax.Schedule:
 
 def cosine_schedule(learning_rate: float, warmup_steps: int, num_steps: int) -> optax.Schedule:
     """Up from 0 in `warmup_steps`, then down to 0 at `num_steps` along a cosine."""
+    if not 0 <= warmup_steps < num_steps:
+        raise InputError(
+            f"cosine_schedule: warmup_steps is {warmup_steps}, of {num_steps} steps in all; "
+            "warm up for fewer"
+        )
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps)
 
 

@@ -34,9 +34,11 @@ def sentence(row: dict[str, Any], text_fields: Sequence[str], template: str) -> 
         that the item has are joined by blanks, so that a missing field leaves no trace.
     """
     clauses = _clauses(template, text_fields)
-    texts = {field: _field_text(row.get(field)) for field in clauses}
-    chosen = (clause.replace(f"{{{field}}}", texts[field]) for field, clause in clauses.items())
-    return " ".join(text for text, field in zip(chosen, clauses, strict=True) if texts[field])
+    return " ".join(
+        clause.replace(f"{{{field}}}", text)
+        for field, clause in clauses.items()
+        if (text := _field_text(row.get(field)))
+    )
 
 
 def sentences(
@@ -154,7 +156,7 @@ def load_items(folder: str | os.PathLike) -> list[dict[str, Any]]:
       InputError: the file is missing, or not the one that sequences.npz was written with.
     """
     folder = pathlib.Path(folder)
-    expected = Sequences.load(folder / SEQUENCES).header["metadata_checksum"]
+    expected = Sequences.load(folder / SEQUENCES).header.get("metadata_checksum")
     path = folder / _ITEMS
     data = path.read_bytes() if path.is_file() else b""
     if artifacts.checksum(data) != expected:

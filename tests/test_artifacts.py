@@ -1,0 +1,110 @@
+"""Files are whole or absent, and say what is wrong with them."""
+
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+
+from tiger_jax import artifacts
+from tiger_jax.artifacts import InputError
+
+
+def test_arrays_and_header_come_back(tmp_path):
+    array = np.arange(6, dtype=np.int32).reshape(2, 3)
+    artifacts.save_arrays(tmp_path / "deep" / "x.npz", "thing", {"seed": 1, "naïve": "ü"}, a=array)
+    header, arrays = artifacts.load_arrays(tmp_path / "deep" / "x.npz", "thing", "make it")
+    assert header == {"kind": "thing", "seed": 1, "naïve": "ü"}
+    assert arrays["a"].dtype == np.int32
+    assert (arrays["a"] == array).all()
+
+
+def test_equal_input_gives_equal_bytes(tmp_path):
+    for name in "ab":
+        artifacts.save_arrays(tmp_path / name, "thing", {"x": 1, "y": 2}, a=np.ones(3))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def fail_half_way():
+        with artifacts.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/x.npz: cannot be written"):
+        artifacts.save_arrays(tmp_path / "file" / "x.npz", "thing", {})
+
+
+def _truncated(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def _not_a_zip(path):
+    path.write_bytes(b"hello")
+
+
+def _empty(path):
+    path.write_bytes(b"")
+
+
+def _without_header(path):
+    with open(path, "wb") as file:
+        np.savez(file, a=np.ones(2))
+
+
+def _pickled(path):
+    path.write_bytes(pickle.dumps({"a": 1}))
+
+
+@pytest.mark.parametrize("damage", [_truncated, _not_a_zip, _empty, _without_header, _pickled])
+def test_damage_is_one_line_that_says_what_to_run(tmp_path, damage):
+    path = tmp_path / "x.npz"
+    artifacts.save_arrays(path, "thing", {}, a=np.ones(100))
+    damage(path)
+    with pytest.raises(InputError, match=r"x.npz: damaged.*make it again with the maker") as caught:
+        artifacts.load_arrays(path, "thing", "the maker")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_wrong_kind(tmp_path):
+    with pytest.raises(InputError, match="no such file; make it with the maker"):
+        artifacts.load_arrays(tmp_path / "x.npz", "thing", "the maker")
+    artifacts.save_arrays(tmp_path / "x.npz", "other", {})
+    with pytest.raises(InputError, match="not a thing file"):
+        artifacts.load_arrays(tmp_path / "x.npz", "thing", "the maker")
+
+
+def test_arrays_of_objects_are_never_unpickled(tmp_path):
+    with open(tmp_path / "x.npz", "wb") as file:
+        np.savez(file, header=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(InputError, match="damaged"):
+        artifacts.load_arrays(tmp_path / "x.npz", "thing", "the maker")
+
+
+def test_checksum_tells_types_shapes_and_boundaries_apart():
+    zeros = np.zeros(4, np.int32)
+    different = [
+        artifacts.checksum(zeros),
+        artifacts.checksum(zeros.reshape(2, 2)),
+        artifacts.checksum(zeros.astype(np.float32)),
+        artifacts.checksum("ab", "c"),
+        artifacts.checksum("a", "bc"),
+    ]
+    assert len(set(different)) == 5
+    assert artifacts.checksum(zeros.reshape(2, 2).T) == artifacts.checksum(zeros.reshape(2, 2))
+
+
+def test_file_checksum_is_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert artifacts.file_checksum(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()[:16]

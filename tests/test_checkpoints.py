@@ -1,0 +1,80 @@
+"""Checkpoints come back exactly, or say in one line why not."""
+
+import jax
+import numpy as np
+import pytest
+
+from tiger_jax import checkpoints, train_state
+from tiger_jax.artifacts import InputError
+
+OPTIMIZERS = {
+    "adafactor": train_state.adafactor(train_state.rsqrt_schedule(0.01, 10)),
+    "adafactor with decay": train_state.adafactor(train_state.rsqrt_schedule(0.01, 10), 0.1),
+    "adamw": train_state.adamw(train_state.cosine_schedule(0.01, 2, 10), 0.1),
+}
+
+
+@pytest.fixture
+def params():
+    random = np.random.default_rng(0)
+    return {
+        "a": {"kernel": random.normal(size=(130, 140)).astype(np.float32)},
+        "b": random.normal(size=3).astype(np.float32),
+    }
+
+
+def assert_equal_trees(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_and_optimizer_state_come_back_bit_by_bit(tmp_path, params, name):
+    optimizer = OPTIMIZERS[name]
+    _, opt_state = optimizer.update(params, optimizer.init(params), params)
+    checkpoints.save(tmp_path, 7, params, opt_state, {"best": 3})
+    zeros = jax.tree.map(np.zeros_like, params)
+    assert_equal_trees(checkpoints.load_params(tmp_path, 7, zeros), params)
+    assert_equal_trees(checkpoints.load_opt_state(tmp_path, 7, optimizer.init(zeros)), opt_state)
+    assert checkpoints.load_metadata(tmp_path, 7) == {"best": 3}
+
+
+def test_only_complete_checkpoints_count_and_only_wanted_ones_stay(tmp_path, params):
+    for step in (10, 2, 100):
+        checkpoints.save(tmp_path, step, params, (), {})
+    (tmp_path / ".checkpoint_200.tmp").mkdir()
+    (tmp_path / "checkpoint_x").mkdir()
+    assert checkpoints.steps(tmp_path) == [2, 10, 100]
+    checkpoints.keep(tmp_path, {100, 2, 7})
+    assert checkpoints.steps(tmp_path) == [2, 100]
+    assert checkpoints.steps(tmp_path / "nowhere") == []
+
+
+def test_saving_over_a_leftover_and_over_an_old_one(tmp_path, params):
+    leftover = tmp_path / ".checkpoint_5.tmp"
+    leftover.mkdir()
+    (leftover / "junk").write_text("")
+    checkpoints.save(tmp_path, 5, params, (), {"try": 1})
+    checkpoints.save(tmp_path, 5, params, (), {"try": 2})
+    assert checkpoints.load_metadata(tmp_path, 5) == {"try": 2}
+    assert not leftover.exists()
+
+
+def test_another_network_is_named(tmp_path, params):
+    checkpoints.save(tmp_path, 1, params, (), {})
+    with pytest.raises(InputError, match=r"target/b has shape \(3,\).*needs \(4,\)"):
+        checkpoints.load_params(tmp_path, 1, {**params, "b": np.zeros(4)})
+    with pytest.raises(InputError, match="lacks target/c"):
+        checkpoints.load_params(tmp_path, 1, {**params, "c": np.zeros(4)})
+
+
+def test_missing_and_truncated(tmp_path, params):
+    with pytest.raises(InputError, match="no such checkpoint; make it with"):
+        checkpoints.load_params(tmp_path, 1, params)
+    checkpoints.save(tmp_path, 1, params, (), {})
+    for file in (tmp_path / "checkpoint_1" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(InputError, match="damaged; train again"):
+        checkpoints.load_params(tmp_path, 1, params)

@@ -1,0 +1,95 @@
+"""Flags, gin and errors of a verb, as a user meets them."""
+
+import json
+
+import pytest
+
+from tiger_jax import command_line
+from tiger_jax.artifacts import InputError
+
+
+def demo(
+    folder: str, count: int = 3, rate: float | None = None, quick: bool = False, unseen: list = ()
+) -> dict:
+    """Does nothing much.
+
+    Args:
+      folder: where
+        to look.
+      count: how many.
+
+    Returns:
+      What it was given.
+    """
+    if count < 0:
+        raise InputError(f"count is {count}; give a positive one")
+    return {"folder": folder, "count": count, "rate": rate, "quick": quick}
+
+
+def outcome(capsys, *arguments):
+    """(exit code, last line of output, error output)."""
+    code = 0
+    try:
+        command_line.run(demo, ["demo", *arguments], "demo --folder=x")
+    except SystemExit as error:
+        code = error.code
+    captured = capsys.readouterr()
+    return code, (captured.out.splitlines() or [""])[-1], captured.err
+
+
+def test_flags_become_arguments(capsys):
+    code, line, _ = outcome(capsys, "--folder=a", "--count=4", "--rate=0.5", "--quick", "--json")
+    assert code == 0
+    assert json.loads(line) == {"folder": "a", "count": 4, "rate": 0.5, "quick": True}
+
+
+def test_without_json_nothing_is_printed(capsys):
+    assert outcome(capsys, "--folder=a") == (0, "", "")
+
+
+def test_flag_wins_over_gin_and_gin_over_default(capsys, tmp_path):
+    card = tmp_path / "card.gin"
+    card.write_text(
+        "from __gin__ import dynamic_registration\nimport test_command_line\nCOUNT = 5\n"
+        "test_command_line.demo.count = %COUNT\ntest_command_line.demo.folder = 'g'\n"
+    )
+    _, line, error = outcome(capsys, f"--gin_file={card}", "--json")
+    assert (json.loads(line)["count"], json.loads(line)["folder"]) == (5, "g"), error
+    _, line, _ = outcome(capsys, f"--gin_file={card}", "--gin.COUNT=6", "--json")
+    assert json.loads(line)["count"] == 6
+    _, line, _ = outcome(capsys, f"--gin_file={card}", "--gin.COUNT=6", "--count=7", "--json")
+    assert json.loads(line)["count"] == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "missing: --folder"),
+        (("--foldr=a",), "Did you mean: folder"),
+        (("--folder=a", "--count=many"), "--count=many"),
+        (("--folder=a", "--count=-1"), "count is -1; give a positive one"),
+        (("--folder=a", "b"), "unexpected argument 'b'"),
+        (("--gin_file=no.gin",), "no.gin: no such gin file"),
+        (("--folder=a", "--gin.MISSPELT=1"), "no gin file sets a macro 'MISSPELT'"),
+        (("--folder=a", "--gin.test_command_line.demo.cuont=1"), "cuont"),
+        (("--folder=a", "--gin.COUNT"), "gin: "),
+    ],
+)
+def test_faults_are_one_line_and_exit_code_2(capsys, arguments, message):
+    code, _, error = outcome(capsys, *arguments)
+    assert code == 2
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_help_shows_arguments_defaults_and_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(demo, ["demo", "--help"], "demo --folder=x")
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for line in ("Does nothing much.", "--folder  where to look.", "--count  how many. [3]"):
+        assert line in text
+    assert "demo --folder=x" in text
+    assert "Returns" not in text
+    assert "unseen" not in text

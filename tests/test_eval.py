@@ -1,0 +1,236 @@
+"""`evaluate` on a small folder, with a recommender whose lists are known beforehand."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tiger_jax import artifacts, eval, metrics
+from tiger_jax.data import content
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.metrics import RankedItems
+from tiger_jax.semantic_ids.table import SemanticIdTable
+
+NUM_ITEMS = 60
+NUM_USERS = 37
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+
+@dataclasses.dataclass
+class StubRecommender:
+    """Answers each user, an item number in words, with that item, its history, then the rest."""
+
+    table: SemanticIdTable
+    invalid_slots: tuple[int, ...] = ()
+    step: int = 7
+    calls: list = dataclasses.field(default_factory=list)
+
+    def recommend(self, users, histories, num_results):
+        self.calls.append((users, histories, num_results))
+        lists = []
+        for user, history in zip(users, histories, strict=True):
+            rest = np.setdiff1d(np.arange(1, NUM_ITEMS + 1), [*history, int(user)])
+            lists.append([int(user), *history, *rest][:num_results])
+        items = np.array(lists, np.int32)
+        items[:, [slot for slot in self.invalid_slots if slot < num_results]] = 0
+        return RankedItems(items, np.zeros(items.shape, np.float32))
+
+
+def make_sequences(test_items=None):
+    """Users' raw ids are the numbers of their test items, unless those are given."""
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(5, 30, NUM_USERS)
+    rows = [generator.choice(NUM_ITEMS, length, replace=False) + 1 for length in lengths]
+    user_ids = tuple(str(row[-1]) for row in rows)
+    if test_items is not None:
+        rows = [np.append(row[:-1], item) for row, item in zip(rows, test_items, strict=True)]
+    return Sequences(
+        user_ids=user_ids,
+        item_ids=("", *(f"item {number}" for number in range(1, NUM_ITEMS + 1))),
+        items=np.concatenate(rows).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        header={"dataset": "toy", "items_checksum": "0", "metadata_checksum": "0"},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A prepared folder, less the items' metadata, which `evaluate` does not read."""
+    make_sequences().save(tmp_path / SEQUENCES)
+    embeddings_NE = np.random.default_rng(1).normal(size=(NUM_ITEMS, 4)).astype(np.float32)
+    header = {"encoder": "tfidf", "items_checksum": "0", "metadata_checksum": "0"}
+    content.save_embeddings(tmp_path, embeddings_NE, header)
+    return tmp_path
+
+
+@pytest.fixture
+def recommender(monkeypatch):
+    """Stands in for the trained one."""
+    codes_NL = np.random.default_rng(2).integers(0, 3, (NUM_ITEMS, 2))
+    header = {"scheme": "rqvae", "encoder": "tfidf", "text_fields": ["title", "brand"]}
+    stub = StubRecommender(SemanticIdTable.from_codes(codes_NL, (3, 3), header))
+
+    class Loader:
+        @staticmethod
+        def load(folder, run, num_beams, search, batch_size):
+            return stub
+
+    monkeypatch.setattr(eval, "Recommender", Loader)
+    return stub
+
+
+def test_a_recommender_that_puts_the_target_first_scores_one(folder, recommender):
+    result = eval.evaluate(str(folder), "stub")
+    for name in METRICS:
+        assert result[name] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert result["num_users"] == NUM_USERS
+    assert (result["split"], result["search"], result["exclude_history"]) == (
+        "test",
+        "constrained",
+        True,
+    )
+    assert result["invalid_id_rate"] == 0.0
+    assert (result["encoder"], result["text_fields"]) == ("tfidf", ["title", "brand"])
+    assert (result["ids"], result["step"]) == ("rqvae", 7)
+    assert result["users_per_s"] == pytest.approx(NUM_USERS / result["seconds"])
+
+
+def test_removing_history_items_lifts_what_stands_behind_them(folder, recommender, monkeypatch):
+    # The first slot is lost to an invalid ID, and the target follows the history.
+    def recommend(users, histories, num_results):
+        lists = [
+            [0, *history, int(user), *[0] * NUM_ITEMS][:num_results]
+            for user, history in zip(users, histories, strict=True)
+        ]
+        return RankedItems(np.array(lists, np.int32), np.zeros((len(lists), num_results)))
+
+    monkeypatch.setattr(recommender, "recommend", recommend)
+    result = eval.evaluate(str(folder), "stub", num_beams=NUM_ITEMS)
+    lengths = np.diff(make_sequences().offsets) - 1
+    assert result["without_history_items"]["recall@5"]["value"] == 1.0
+    assert result["without_history_items"]["ndcg@5"]["value"] == pytest.approx(1 / np.log2(3))
+    assert result["with_history_items"]["recall@10"]["value"] == np.mean(lengths + 2 <= 10)
+    assert result["with_history_items"]["ndcg@10"]["value"] == pytest.approx(
+        np.mean(np.where(lengths + 2 <= 10, 1 / np.log2(lengths + 3), 0))
+    )
+    kept = eval.evaluate(str(folder), "stub", num_beams=NUM_ITEMS, exclude_history=False)
+    assert {name: kept[name] for name in METRICS} == result["with_history_items"]
+
+
+def test_invalid_ids_are_counted_in_the_first_ten(folder, recommender):
+    recommender.invalid_slots = (1, 5, 11)
+    result = eval.evaluate(str(folder), "stub", search="free")
+    assert result["invalid_id_rate"] == pytest.approx(0.2)
+
+
+def test_no_test_target_reaches_a_recommender_or_a_baseline(folder, recommender, monkeypatch):
+    """Other test targets change the scores and nothing else."""
+    scored = []
+    score = metrics.score
+
+    def record(ranked, targets, seed):
+        scored[-1].append(ranked)
+        return score(ranked, targets, seed)
+
+    monkeypatch.setattr(metrics, "score", record)
+    sequences = make_sequences()
+    histories, targets = sequences.split("test")
+    generator = np.random.default_rng(3)
+    planted = [
+        generator.choice(np.setdiff1d(np.arange(1, NUM_ITEMS + 1), [*history, target]))
+        for history, target in zip(histories, targets, strict=True)
+    ]
+    results = []
+    for test_items in (None, planted):
+        make_sequences(test_items).save(folder / SEQUENCES)
+        scored.append([])
+        results.append(eval.evaluate(str(folder), "stub"))
+    assert results[0]["recall@5"]["value"] == 1.0
+    assert results[1]["recall@5"]["value"] < 0.5
+    assert results[0]["mixture"] == results[1]["mixture"]
+    assert len(scored[0]) == 7  # the run's lists twice, five baselines
+    for before, after in zip(*scored, strict=True):
+        np.testing.assert_array_equal(before.item_numbers, after.item_numbers)
+        np.testing.assert_array_equal(before.scores, after.scores)
+
+
+def test_baselines_are_scored_from_training_sequences_alone(folder, recommender):
+    result = eval.evaluate(str(folder), "stub")
+    sequences = make_sequences()
+    histories, targets = sequences.split("test")
+    counts = np.bincount(np.concatenate(sequences.training_sequences()), minlength=NUM_ITEMS + 1)
+    popular = sorted(range(1, NUM_ITEMS + 1), key=lambda item: (-counts[item], item))
+    hits = [
+        target in [item for item in popular if item not in history][:10]
+        for history, target in zip(histories, targets, strict=True)
+    ]
+    assert result["baselines"]["popularity"]["recall@10"]["value"] == pytest.approx(np.mean(hits))
+    assert set(result["baselines"]) == {
+        "popularity",
+        "last_prefix",
+        "item_to_item",
+        "content_neighbours",
+        "counts_with_content",
+    }
+
+
+def test_every_user_is_searched_once_with_room_for_the_history(folder, recommender):
+    eval.evaluate(str(folder), "stub", num_beams=20, batch_size=1)
+    assert len(recommender.calls) > 1
+    searched = [user for users, _, _ in recommender.calls for user in users]
+    assert sorted(searched) == sorted(make_sequences().user_ids)
+    for _, histories, num_results in recommender.calls:
+        assert num_results == min(20, 10 + max(map(len, histories)))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_batches_change_nothing(folder, recommender, batch_size):
+    eval.evaluate(str(folder), "stub", num_beams=20, batch_size=batch_size)
+    _, lists = artifacts.load_arrays(folder / "runs/stub/ranked_items.npz", "ranked_items", "eval")
+    histories, targets = make_sequences().split("test")
+    assert lists["item_numbers"].shape == lists["scores"].shape == (NUM_USERS, 20)
+    np.testing.assert_array_equal(lists["user_rows"], np.arange(NUM_USERS))
+    np.testing.assert_array_equal(lists["item_numbers"][:, 0], targets)
+    np.testing.assert_array_equal(lists["item_numbers"][:, 1], [row[0] for row in histories])
+
+
+def test_a_sample_of_users_depends_on_the_seed_alone(folder, recommender):
+    sampled = []
+    for seed in (0, 0, 1):
+        assert eval.evaluate(str(folder), "stub", num_users=9, seed=seed)["num_users"] == 9
+        header, lists = artifacts.load_arrays(
+            folder / "runs/stub/ranked_items.npz", "ranked_items", "eval"
+        )
+        assert header["split"] == "test"
+        sampled.append(lists["user_rows"].tolist())
+    assert sampled[0] == sampled[1] != sampled[2]
+    assert sampled[0] == sorted(set(sampled[0]))
+
+
+def test_the_result_is_saved_and_the_table_shows_it(folder, recommender, capsys):
+    result = eval.evaluate(str(folder), "stub")
+    assert json.loads((folder / "runs/stub/eval.json").read_text()) == result
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[3].startswith("stub, history removed  1.0000 [1.0000 1.0000]")
+    assert len({len(line) for line in printed[3:]}) == 1
+    for name, scores in result["baselines"].items():
+        (line,) = (line for line in printed if line.startswith(name.replace("_", " ")))
+        assert f"{scores['ndcg@10']['value']:.4f}" in line
+
+
+def test_the_validation_split_scores_the_item_before_the_last(folder, recommender):
+    result = eval.evaluate(str(folder), "stub", split="validation")
+    histories, targets = make_sequences().split("validation")
+    _, lists = artifacts.load_arrays(folder / "runs/stub/ranked_items.npz", "ranked_items", "eval")
+    first_ten = RankedItems(lists["item_numbers"], lists["scores"]).without(histories)
+    hits = (first_ten.item_numbers[:, :10] == targets[:, None]).any(axis=1)
+    assert result["recall@10"]["value"] == pytest.approx(hits.mean())
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"num_beams": 9}, {"batch_size": 0}, {"num_users": -1}, {"split": "training"}]
+)
+def test_arguments_that_make_no_sense_are_refused(folder, recommender, arguments):
+    with pytest.raises(artifacts.InputError):
+        eval.evaluate(str(folder), "stub", **arguments)

@@ -1,0 +1,116 @@
+"""Prefix examples, length groups and epochs."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiger_jax.data import examples, reviews
+from tiger_jax.data.sequences import Sequences, build_sequences
+
+
+def sequences_of(lists):
+    """Sequences of the given item numbers."""
+    lengths = [len(items) for items in lists]
+    num_items = max(itertools.chain(*lists))
+    return Sequences(
+        user_ids=tuple(f"u{row}" for row in range(len(lists))),
+        item_ids=("", *(f"i{number}" for number in range(1, num_items + 1))),
+        items=np.array(list(itertools.chain(*lists)), np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        header={},
+    )
+
+
+def as_pairs(made):
+    """Examples as (user, history, target)."""
+    return [
+        (int(user), made.items[target - length : target].tolist(), int(made.items[target]))
+        for user, target, length in zip(made.user_rows, made.targets, made.lengths, strict=True)
+    ]
+
+
+def test_every_prefix_of_a_training_sequence_is_an_example():
+    made = examples.prefix_examples(sequences_of([[1, 2, 3, 4, 5], [6, 7, 8], [2, 1, 9, 9]]), 2)
+    # The last two of each are held out: [1, 2, 3], [6], [2, 1].
+    assert as_pairs(made) == [(0, [1], 2), (0, [1, 2], 3), (2, [2], 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("beauty", 131413), ("sports", 189543), ("toys", 109361)]
+)
+def test_number_of_examples_of_the_paper_datasets(amazon_data, name, count):
+    sequences = build_sequences(reviews.read_raw(amazon_data / name))
+    made = examples.prefix_examples(sequences, 20)
+    assert len(made) == count
+    assert made.lengths.max() == 20
+
+
+lengths_lists = st.lists(st.integers(1, 12), min_size=1, max_size=80)
+
+
+@settings(deadline=None, max_examples=150)
+@given(lengths_lists, st.integers(1, 16), st.integers(1, 5), st.sampled_from([1, 2, 4]))
+def test_epochs_keep_to_the_groups_and_repeat_no_example(lengths, batch_size, groups, multiple):
+    lengths = np.array(lengths)
+    batch_size *= multiple
+    made = examples.length_groups(lengths, batch_size, groups, multiple)
+    assert made.batch_size == batch_size
+    assert len(made.sizes) <= groups
+    assert all(size % multiple == 0 for size in made.sizes)
+    assert list(made.capacities) == sorted(made.capacities, reverse=True)
+    plan = examples.epoch_plan(lengths, made, seed=3, epoch=5)
+    assert plan.shape == (max(len(lengths) // batch_size, 1), batch_size)
+    first = 0
+    for capacity, size in zip(made.capacities, made.sizes, strict=True):
+        assert lengths[plan[:, first : first + size]].max(initial=0) <= capacity
+        first += size
+    if len(lengths) >= batch_size:
+        assert len(np.unique(plan)) == plan.size
+
+
+def brute_force_items(lengths, batch_size, num_groups):
+    """Least room for items over all choices of at most `num_groups` capacities."""
+    longest = lengths.max()
+    num_batches = len(lengths) // batch_size
+    best = np.inf
+    for count in range(num_groups):
+        for shorter in itertools.combinations(range(1, longest), count):
+            bounds = [0, *shorter, longest]
+            slots = [int(np.ceil((lengths > low).sum() / num_batches)) for low in bounds[:-1]] + [0]
+            slots[0] = batch_size
+            rooms = zip(bounds[1:], slots[:-1], slots[1:], strict=True)
+            best = min(best, sum(cap * (many - fewer) for cap, many, fewer in rooms))
+    return best
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 3, 4])
+def test_length_groups_have_the_least_padding(num_groups):
+    lengths = np.minimum(np.random.default_rng(1).geometric(0.3, 500), 9)
+    made = examples.length_groups(lengths, 50, num_groups)
+    assert made.items_per_batch == brute_force_items(lengths, 50, num_groups)
+
+
+def test_epochs_differ_and_depend_on_seed_and_epoch_alone():
+    lengths = np.random.default_rng(0).integers(1, 9, 200)
+    groups = examples.length_groups(lengths, 32, 3)
+    plans = [
+        examples.epoch_plan(lengths, groups, *which) for which in [(0, 0), (0, 1), (1, 0), (0, 0)]
+    ]
+    assert (plans[0] == plans[3]).all()
+    assert (plans[0] != plans[1]).any()
+    assert (plans[0] != plans[2]).any()
+
+
+def test_all_examples_are_seen_over_the_epochs():
+    lengths = np.random.default_rng(0).integers(1, 9, 61)
+    groups = examples.length_groups(lengths, 16, 3)
+    seen = [examples.epoch_plan(lengths, groups, 0, epoch) for epoch in range(30)]
+    assert len(np.unique(seen)) == 61
+
+
+def test_batch_size_must_fit_the_devices():
+    with pytest.raises(ValueError, match="batch size 10 is not a multiple of 4"):
+        examples.length_groups(np.ones(20, int), 10, 2, multiple=4)

@@ -1,0 +1,106 @@
+"""Who may import whom (docs/architecture.md), read from the imports themselves."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Module or folder -> its floor. A module may import modules of lower floors and of its own folder.
+FLOORS = {
+    "vocabulary": 0,
+    "metrics": 0,
+    "artifacts": 0,
+    "command_line": 1,
+    "data": 1,
+    "checkpoints": 1,
+    "semantic_ids": 2,
+    "model": 3,
+    "train_state": 4,
+    "guard_rails": 4,
+    "recommend": 5,
+    "baselines": 5,
+    "prepare": 6,
+    "make_ids": 6,
+    "eval": 6,
+    # Validates through the recommender, as eval does.
+    "train": 6,
+}
+# Finer than the numbers: what may be imported from a lower floor at all.
+ALLOWED = {
+    "command_line": {"artifacts"},
+    "semantic_ids": {"artifacts", "metrics", "vocabulary"},
+    "model": {"artifacts", "metrics", "vocabulary", "semantic_ids"},
+}
+# Outside packages at the top of a module; inside a function the packages of LAZY are allowed too.
+SCIENCE = {"jax", "flax", "optax", "numpy"}
+OUTSIDE = {
+    "vocabulary": {"numpy"},
+    "metrics": {"numpy"},
+    "artifacts": {"numpy"},
+    "command_line": {"absl"},
+    "data": {"numpy"},
+    "checkpoints": {"numpy", "jax", "flax", "orbax"},
+    "semantic_ids": SCIENCE,
+    "model": {"jax", "flax", "numpy"},
+    "baselines": SCIENCE | {"scipy"},
+}
+OUTSIDE_VERBS = SCIENCE | {"tqdm"}
+LAZY = {
+    "command_line": {"gin"},
+    "data": {"sklearn", "sentence_transformers"},
+}
+
+
+def modules():
+    for path in sorted((ROOT / "tiger_jax").rglob("*.py")):
+        parts = path.relative_to(ROOT / "tiger_jax").with_suffix("").parts
+        if parts[-1] != "__init__":
+            yield path, parts
+
+
+def imports(path):
+    """(dotted name, inside a function) of everything imported."""
+    tree = ast.parse(path.read_text())
+    lazy = {
+        inner
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef)
+        for inner in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name, node in lazy
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for name in node.names:
+                yield f"{node.module}.{name.name}", node in lazy
+
+
+@pytest.mark.parametrize(("path", "parts"), list(modules()), ids=lambda value: str(value))
+def test_module_keeps_to_its_floor(path, parts):
+    room = parts[0]
+    for name, lazy in imports(path):
+        package, *rest = name.split(".")
+        if package == "tiger_jax":
+            target = rest[0]
+            if target in (room, "main"):
+                continue
+            assert FLOORS[target] < FLOORS[room], f"{room} imports {target} of a higher floor"
+            assert target in ALLOWED.get(room, {target}), f"{room} may not import {target}"
+        elif package not in sys.stdlib_module_names:
+            allowed = OUTSIDE.get(room, OUTSIDE_VERBS) | (LAZY.get(room, set()) if lazy else set())
+            assert package in allowed, f"{room} imports {package}"
+
+
+def test_gin_folder_is_no_package():
+    """With an __init__.py, `import gin` would find it instead of the library."""
+    assert not list((ROOT / "gin").rglob("__init__.py"))
+
+
+def test_no_file_is_too_long_to_read():
+    for path, _ in modules():
+        assert len(path.read_text().splitlines()) <= 400, path

@@ -1,0 +1,270 @@
+"""The network against an independent T5 in numpy, its sizes, its loss."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from tiger_jax.artifacts import InputError
+from tiger_jax.model import layers
+from tiger_jax.model.model import TigerModel, num_parameters, shift_right
+from tiger_jax.model.network import NetworkConfig
+from tiger_jax.vocabulary import Vocabulary
+
+PAPER = Vocabulary((256, 256, 256, 256), 2000)
+SMALL = Vocabulary((5, 4, 3), 6)
+
+
+def small_config(**changes):
+    sizes = {
+        "vocab_size": SMALL.size,
+        "emb_dim": 8,
+        "num_heads": 2,
+        "head_dim": 3,
+        "mlp_dim": 16,
+        "num_encoder_layers": 2,
+        "num_decoder_layers": 2,
+        "dropout_rate": 0.5,
+        "logits_via_embedding": True,
+    }
+    return NetworkConfig(**{**sizes, **changes})
+
+
+@pytest.fixture
+def batch():
+    random = np.random.default_rng(0)
+    tokens = random.integers(1, SMALL.size, (4, 9))
+    tokens[1, 5:] = 0
+    tokens[2, 1:] = 0
+    codes = random.integers(0, SMALL.codebook_sizes, (4, 3))
+    return {
+        "encoder_input_tokens": jnp.asarray(tokens),
+        "decoder_target_tokens": jnp.asarray(SMALL.tokens(codes)),
+    }
+
+
+# --- An independent T5, one example and one head at a time ---
+
+
+def numpy_norm(x, scale):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+
+
+def numpy_bucket(distance, bidirectional):
+    """T5's relative position bucket of key minus query, by its published description."""
+    buckets = 32
+    offset = 0
+    if bidirectional:
+        buckets = 16
+        if distance > 0:
+            offset = 16
+        distance = abs(distance)
+    else:
+        distance = max(-distance, 0)
+    exact = buckets // 2
+    if distance < exact:
+        return offset + distance
+    log = int(np.log(distance / exact) / np.log(128 / exact) * (buckets - exact))
+    return offset + min(exact + log, buckets - 1)
+
+
+def numpy_attention(p, config, x, source, allowed, table=None, bidirectional=True):
+    heads = []
+    for head in range(config.num_heads):
+        columns = slice(head * config.head_dim, (head + 1) * config.head_dim)
+        query, key, value = (
+            array @ p[name]["kernel"][:, columns]
+            for array, name in ((x, "query"), (source, "key"), (source, "value"))
+        )
+        logits = query @ key.T
+        if table is not None:
+            for i in range(len(x)):
+                for j in range(len(source)):
+                    logits[i, j] += table[head, numpy_bucket(j - i, bidirectional)]
+        logits = np.where(allowed, logits, -np.inf)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        heads.append(weights / weights.sum(-1, keepdims=True) @ value)
+    return np.concatenate(heads, -1) @ p["out"]["kernel"]
+
+
+def numpy_mlp(p, x):
+    return np.maximum(x @ p["wi"]["kernel"], 0) @ p["wo"]["kernel"]
+
+
+def numpy_logits(params, config, source_tokens, target_inputs):
+    """Logits of one example whose source holds no padding."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    embedding = p["token_embedder"]["embedding"]
+    everywhere = np.ones((len(source_tokens),) * 2, bool)
+    x = embedding[source_tokens]
+    table = p["encoder"]["relpos_bias"]["rel_embedding"]
+    for index in range(config.num_encoder_layers):
+        layer = p["encoder"][f"layers_{index}"]
+        normed = numpy_norm(x, layer["pre_attention_layer_norm"]["scale"])
+        x = x + numpy_attention(layer["attention"], config, normed, normed, everywhere, table)
+        x = x + numpy_mlp(layer["mlp"], numpy_norm(x, layer["pre_mlp_layer_norm"]["scale"]))
+    encoded = numpy_norm(x, p["encoder"]["encoder_norm"]["scale"])
+    causal = np.tri(len(target_inputs), dtype=bool)
+    to_source = np.ones((len(target_inputs), len(encoded)), bool)
+    y = embedding[target_inputs]
+    table = p["decoder"]["relpos_bias"]["rel_embedding"]
+    for index in range(config.num_decoder_layers):
+        layer = p["decoder"][f"layers_{index}"]
+        normed = numpy_norm(y, layer["pre_self_attention_layer_norm"]["scale"])
+        y = y + numpy_attention(
+            layer["self_attention"], config, normed, normed, causal, table, bidirectional=False
+        )
+        normed = numpy_norm(y, layer["pre_cross_attention_layer_norm"]["scale"])
+        y = y + numpy_attention(
+            layer["encoder_decoder_attention"], config, normed, encoded, to_source
+        )
+        y = y + numpy_mlp(layer["mlp"], numpy_norm(y, layer["pre_mlp_layer_norm"]["scale"]))
+    y = numpy_norm(y, p["decoder"]["decoder_norm"]["scale"])
+    if config.logits_via_embedding:
+        return y @ embedding.T / np.sqrt(config.emb_dim)
+    return y @ p["decoder"]["logits_dense"]["kernel"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_network_equals_an_independent_t5_and_ignores_padding(key, batch, tied):
+    config = small_config(logits_via_embedding=tied)
+    model = TigerModel(config, SMALL)
+    # Scales and biases away from their initial ones, so that each of them counts.
+    params = jax.tree.map(lambda leaf: leaf * 1.3 + 0.01, model.init(key))
+    inputs = shift_right(batch["decoder_target_tokens"])
+    found = model.module.apply({"params": params}, batch["encoder_input_tokens"], inputs)
+    for row, tokens in enumerate(np.asarray(batch["encoder_input_tokens"])):
+        expected = numpy_logits(params, config, tokens[tokens > 0], np.asarray(inputs[row]))
+        np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_buckets_equal_t5s_at_all_distances():
+    distances = np.arange(-200, 201)
+    for bidirectional in (True, False):
+        bias = layers.RelativePositionBias(2, bidirectional)
+        expected = [numpy_bucket(distance, bidirectional) for distance in distances.tolist()]
+        assert bias.bucket(distances).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "count"),
+    [
+        ({"vocab_size": 32128, "logits_via_embedding": False}, 12_684_416),
+        ({"vocab_size": 3026, "logits_via_embedding": True}, 4_846_976),
+        ({"vocab_size": 3026, "logits_via_embedding": False}, 5_234_304),
+    ],
+)
+def test_number_of_parameters(changes, count):
+    config = small_config(
+        emb_dim=128,
+        num_heads=6,
+        head_dim=64,
+        mlp_dim=1024,
+        num_encoder_layers=4,
+        num_decoder_layers=4,
+        **changes,
+    )
+    model = TigerModel(config, PAPER)
+    assert num_parameters(jax.eval_shape(model.init, jax.random.key(0))) == count
+
+
+def test_every_parameter_has_named_axes(key):
+    model = TigerModel(small_config(logits_via_embedding=False), SMALL)
+    tokens = jnp.ones((1, 4), jnp.int32)
+    variables = jax.eval_shape(model.module.init, key, tokens, tokens)
+    shapes = jax.tree_util.tree_leaves_with_path(variables["params"])
+    axes = jax.tree_util.tree_leaves_with_path(
+        variables["params_axes"], is_leaf=lambda x: hasattr(x, "names")
+    )
+    named = {jax.tree_util.keystr(path).replace("_axes", ""): leaf.names for path, leaf in axes}
+    assert {jax.tree_util.keystr(path) for path, _ in shapes} == set(named)
+    for path, leaf in shapes:
+        assert len(named[jax.tree_util.keystr(path)]) == leaf.ndim
+
+
+@pytest.mark.parametrize("normalize", ["full", "level"])
+def test_loss_is_the_log_probability_of_the_item(key, batch, normalize):
+    model = TigerModel(small_config(), SMALL, normalize)
+    params = model.init(key)
+    loss, aux = model.loss_fn(params, batch, None)
+    targets = np.asarray(batch["decoder_target_tokens"])
+    logits = np.asarray(
+        model.module.apply(
+            {"params": params}, batch["encoder_input_tokens"], shift_right(jnp.asarray(targets))
+        )
+    )
+    expected = np.zeros(3)
+    for row in range(4):
+        for level, token in enumerate(targets[row]):
+            first = SMALL.level_offsets[level]
+            block = slice(first, first + SMALL.codebook_sizes[level])
+            among = logits[row, level] if normalize == "full" else logits[row, level, block]
+            expected[level] += np.log(np.exp(among).sum()) - logits[row, level, token]
+    np.testing.assert_allclose(aux["level_losses"], expected, rtol=1e-5)
+    np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
+
+
+def test_later_targets_do_not_reach_earlier_logits(key, batch):
+    model = TigerModel(small_config(), SMALL)
+    params = model.init(key)
+    source = batch["encoder_input_tokens"]
+    inputs = shift_right(batch["decoder_target_tokens"])
+    logits = model.module.apply({"params": params}, source, inputs)
+    changed = model.module.apply({"params": params}, source, inputs.at[:, 2].set(2))
+    np.testing.assert_array_equal(logits[:, :2], changed[:, :2])
+    assert (logits[:, 2] != changed[:, 2]).any()
+
+
+def test_dropout_changes_the_loss_only_where_it_is_asked_for(key, batch):
+    model = TigerModel(small_config(), SMALL)
+    params = model.init(key)
+    plain = [model.loss_fn(params, batch, None)[0] for _ in range(2)]
+    dropped = [model.loss_fn(params, batch, jax.random.key(seed))[0] for seed in (1, 1, 2)]
+    assert plain[0] == plain[1]
+    assert dropped[0] == dropped[1]
+    assert len({float(plain[0]), float(dropped[0]), float(dropped[2])}) == 3
+
+
+def test_product_has_the_gradient_of_an_einsum(key):
+    a, b = jax.random.normal(key, (3, 4, 5)), jax.random.normal(key, (3, 6, 5))
+    check_grads(
+        lambda a, b: layers.product("BXK,BYK->BXY", a, b, jnp.dtype("float32")),
+        (a, b),
+        order=1,
+        modes=("rev",),
+    )
+
+
+def test_product_rounds_only_its_factors(key):
+    """In bfloat16: exact for factors that bfloat16 holds, also where their sum needs float32."""
+    a = jnp.array([[256.0, 1.0, 0.5]])
+    b = jnp.array([[1.0], [1.0], [0.0078125]])
+    bfloat16 = jnp.dtype("bfloat16")
+    value, gradients = jax.value_and_grad(
+        lambda a, b: layers.product("XY,YZ->XZ", a, b, bfloat16).sum(), argnums=(0, 1)
+    )(a, b)
+    assert value == 257.00390625
+    np.testing.assert_array_equal(gradients[0], b.T)
+    np.testing.assert_array_equal(gradients[1], a.T)
+
+
+def test_bfloat16_products_stay_near_float32(key, batch):
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        model = TigerModel(small_config(dtype=dtype), SMALL)
+        params = model.init(key)
+        losses[dtype] = float(model.loss_fn(params, batch, None)[0])
+        gradients = jax.grad(lambda params, model=model: model.loss_fn(params, batch, None)[0])(
+            params
+        )
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+
+
+def test_vocabulary_must_fit_the_embedding():
+    with pytest.raises(InputError, match="vocab_size is 19, but the IDs and users need 20"):
+        TigerModel(small_config(vocab_size=19), SMALL)
+    with pytest.raises(InputError, match="normalize is 'valid'"):
+        TigerModel(small_config(), SMALL, "valid")

@@ -1,0 +1,303 @@
+"""Histories to ranked items: batches, lengths, filters, invalid IDs, and the run folder."""
+
+import functools
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from tiger_jax import artifacts, checkpoints
+from tiger_jax import recommend as recommend_module
+from tiger_jax.artifacts import InputError
+from tiger_jax.data import content
+from tiger_jax.data.sequences import Sequences
+from tiger_jax.metrics import RankedItems
+from tiger_jax.model import beam
+from tiger_jax.model.model import TigerModel
+from tiger_jax.model.network import NetworkConfig
+from tiger_jax.recommend import Recommender
+from tiger_jax.semantic_ids.invalid_ids import match_prefixes, without_invalid_ids
+from tiger_jax.semantic_ids.table import SemanticIdTable
+from tiger_jax.semantic_ids.trie import Trie
+from tiger_jax.vocabulary import Vocabulary
+
+SIZES = (3, 4, 2)
+NUM_ITEMS = 15
+MAX_HISTORY = 3
+
+
+@functools.cache
+def table():
+    everything = np.array(list(itertools.product(*map(range, SIZES))))
+    codes = np.random.default_rng(3).permutation(everything)[:NUM_ITEMS]
+    return SemanticIdTable.from_distinct_codes(codes, SIZES, {"items_checksum": "x"})
+
+
+@functools.cache
+def model():
+    config = NetworkConfig(
+        vocab_size=16,
+        emb_dim=8,
+        num_heads=2,
+        head_dim=4,
+        mlp_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        dropout_rate=0.1,
+        logits_via_embedding=True,
+    )
+    return TigerModel(config, Vocabulary(SIZES, num_user_tokens=5))
+
+
+@functools.cache
+def params():
+    random = np.random.default_rng(1)
+    shapes = jax.eval_shape(model().init, jax.random.key(0))
+    return jax.tree.map(lambda x: random.normal(0.0, 0.7, x.shape).astype(np.float32), shapes)
+
+
+def recommender(**options):
+    defaults = {"num_beams": 4, "batch_size": 4}
+    return Recommender(model(), params(), table(), MAX_HISTORY, **(defaults | options))
+
+
+@functools.cache
+def ragged(count=11):
+    """Histories of 0 to 10 items, some longer than the model sees."""
+    random = np.random.default_rng(5)
+    return [random.integers(1, NUM_ITEMS + 1, row % 11) for row in range(count)]
+
+
+USERS = [f"user {row}" for row in range(11)]
+
+
+def check_equal(one, other):
+    np.testing.assert_array_equal(one.item_numbers, other.item_numbers)
+    np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+def test_encoder_reads_user_then_latest_items_then_padding():
+    tokens_NI = model().vocabulary.token_table(table().semantic_ids_NI)
+    user_token = model().vocabulary.user_tokens(["ann"])[0]
+    found = recommender().encoder_tokens(["ann", "ann"], [[5], [1, 2, 3, 4]])
+    assert found.tolist() == [
+        [user_token, *tokens_NI[5], *[0] * 6],
+        [user_token, *tokens_NI[2], *tokens_NI[3], *tokens_NI[4]],
+    ]
+    without_user = recommender().encoder_tokens(None, [[5], [1, 2, 3, 4]])
+    np.testing.assert_array_equal(without_user, found[:, 1:])
+
+
+@pytest.mark.parametrize("with_users", [True, False])
+def test_batches_and_lengths_change_nothing(with_users):
+    """All in one search of the full length, against groups and one by one."""
+    users = USERS if with_users else None
+    whole = recommender()
+    search = jax.jit(beam.constrained_search, static_argnums=(0, 4))
+    tokens_BS = whole.encoder_tokens(users, ragged())
+    rows_BM, scores_BM = search(model(), params(), whole.trie, tokens_BS, 4)
+    expected = RankedItems(np.asarray(whole.trie.item_numbers(rows_BM)), np.asarray(scores_BM))
+
+    check_equal(whole.recommend(users, ragged(), 4), expected)
+    check_equal(whole.recommend(users, ragged(), 3), expected.top(3))
+    for row in (0, 1, 10):
+        alone = whole.recommend(users and [users[row]], [ragged()[row]], 4)
+        check_equal(alone, RankedItems(expected.item_numbers[[row]], expected.scores[[row]]))
+
+
+def test_more_results_than_items_leaves_slots_unused():
+    ranked = recommender().recommend(None, [[1, 2], []], NUM_ITEMS + 3)
+    for items in ranked.item_numbers:
+        assert sorted(items[:NUM_ITEMS]) == list(range(1, NUM_ITEMS + 1))
+    assert (ranked.item_numbers[:, NUM_ITEMS:] == 0).all()
+    assert (ranked.scores[:, NUM_ITEMS:] == -np.inf).all()
+    assert np.isfinite(ranked.scores[:, :NUM_ITEMS]).all()
+
+
+def test_excluded_history_never_comes_back_and_lists_stay_full():
+    """Of whole histories, longer than what the model sees and than the beam."""
+    wide = recommender(num_beams=NUM_ITEMS).recommend(USERS, ragged(), NUM_ITEMS)
+    wide_excluded = recommender(num_beams=NUM_ITEMS).recommend(USERS, ragged(), NUM_ITEMS, True)
+    narrow = recommender().recommend(USERS, ragged(), 4, exclude_history=True)
+    for row, history in enumerate(ragged()):
+        expected = [item for item in wide.item_numbers[row] if item not in history]
+        assert [item for item in wide_excluded.item_numbers[row] if item] == expected
+        assert not set(narrow.item_numbers[row]) & set(history)
+        assert (narrow.item_numbers[row] > 0).sum() == min(4, len(expected))
+
+
+def test_no_histories_give_no_lists():
+    assert recommender().recommend(None, [], 3).item_numbers.shape == (0, 3)
+
+
+def free_reference(num_beams):
+    """Items and scores of the free beam, by looking each of its IDs up in a dictionary."""
+    tokens_BS = recommender().encoder_tokens(USERS, ragged())
+    search = jax.jit(beam.free_search, static_argnums=(0, 3))
+    tokens_BMI, scores_BM = jax.device_get(search(model(), params(), tokens_BS, num_beams))
+    item_of = {tuple(row): item for item, row in enumerate(table().semantic_ids_NI.tolist())}
+    del item_of[tuple(table().semantic_ids_NI[0])]
+    item_of |= {
+        tuple(row): item + 1 for item, row in enumerate(table().semantic_ids_NI[1:].tolist())
+    }
+    codes_BMI = model().vocabulary.semantic_ids(tokens_BMI).tolist()
+    items_BM = [[item_of.get(tuple(codes), 0) for codes in beams] for beams in codes_BMI]
+    return RankedItems(np.array(items_BM, np.int32), scores_BM)
+
+
+def test_free_search_keeps_the_place_of_an_invalid_id():
+    found = recommender(search="free", num_beams=12).recommend(USERS, ragged(), 12)
+    check_equal(found, free_reference(12))
+    invalid = found.item_numbers == 0
+    assert 0 < invalid.sum() < invalid.size
+    assert np.isfinite(found.scores).all()
+
+
+def test_free_filtered_widens_the_beam_until_enough_are_valid():
+    max_beams = 48
+    found = recommender(search="free_filtered", num_beams=12, max_beams=max_beams).recommend(
+        USERS, ragged(), 5
+    )
+    by_width = {width: without_invalid_ids(free_reference(width)) for width in (12, 24, 48)}
+    widths = set()
+    for row in range(len(USERS)):
+        enough = [width for width in by_width if by_width[width].used[row].sum() >= 5]
+        width = enough[0] if enough else max_beams
+        widths.add(width)
+        expected = by_width[width].item_numbers[row, :5]
+        np.testing.assert_array_equal(found.item_numbers[row], expected)
+    assert len(widths) > 1
+
+
+def test_without_invalid_ids_keeps_the_order():
+    ranked = RankedItems(
+        np.array([[0, 7, 0, 3], [0, 0, 9, 0]], np.int32),
+        np.array([[-1, -2, -3, -4], [-1, -2, -3, -np.inf]], np.float32),
+    )
+    found = without_invalid_ids(ranked)
+    assert found.item_numbers.tolist() == [[7, 3, 0, 0], [9, 0, 0, 0]]
+    assert found.scores.tolist() == [[-2, -4, -np.inf, -np.inf], [-3] + [-np.inf] * 3]
+
+
+def test_prefix_match_by_hand():
+    #      item 1     item 2     item 3     item 4     item 5
+    ids = [(1, 2, 0), (1, 2, 1), (1, 0, 0), (2, 2, 0), (1, 3, 0)]
+    trie = Trie.from_semantic_ids(np.array([(0, 0, 0), *ids]), (3, 4, 2))
+    beams = [
+        ((1, 2, 7), "(1, 2) leads to item 1 and 2; item 1 is named by a valid ID below: 2"),
+        ((1, 2, 0), "valid: 1"),
+        ((1, 2, 3), "both of (1, 2) are named; (1,) leads to 3 first"),
+        ((0, 2, 0), "no item starts with 0: remains invalid"),
+        ((1, 9, 0), "(1,) leads to 3, 1, 2 and 5 in the order of IDs; 5 is left"),
+        ((1, 3, 1), "nothing of (1, 3), nothing of (1,): remains invalid"),
+        ((2, -1, 5), "(2,): 4"),
+        ((0, 0, 0), "an unused slot"),
+    ]
+    ranked = RankedItems(
+        np.array([[0, 1, 0, 0, 0, 0, 0, 0]], np.int32),
+        np.array([[-1, -2, -3, -4, -5, -6, -7, -np.inf]], np.float32),
+    )
+    found = match_prefixes(ranked, np.array([[codes for codes, _ in beams]]), trie)
+    assert found.item_numbers.tolist() == [[2, 1, 3, 0, 5, 0, 4, 0]]
+    np.testing.assert_array_equal(found.scores, ranked.scores)
+
+
+def test_prefix_match_fills_the_free_list_and_nothing_else():
+    free = free_reference(12)
+    matched = recommender(search="prefix_match", num_beams=12).recommend(USERS, ragged(), 12)
+    valid = free.item_numbers > 0
+    np.testing.assert_array_equal(matched.item_numbers[valid], free.item_numbers[valid])
+    assert (matched.item_numbers > 0).sum() > valid.sum()
+    for items in matched.item_numbers:
+        items = items[items > 0]
+        assert len(set(items)) == len(items)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, [[1], [2, NUM_ITEMS + 1]], 3), f"history 1 .* holds {NUM_ITEMS + 1}"),
+        ((None, [[0]], 3), "holds 0"),
+        ((["a"], [[1], [2]], 3), "1 users, but 2 histories"),
+        ((None, [[1]], 0), "num_results is 0"),
+    ],
+)
+def test_faulty_requests_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        recommender().recommend(*arguments)
+
+
+def test_an_unknown_search_is_refused():
+    with pytest.raises(InputError, match="choose one of constrained, free"):
+        recommender(search="greedy")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A prepared folder with a run of two checkpoints, of which the first is the best."""
+    rows = [{"item_id": f"B{item}", "title": f"Title {item}"} for item in range(1, NUM_ITEMS + 1)]
+    rows[1]["title"] = None
+    header = {"items_checksum": "x", "metadata_checksum": content.save_items(tmp_path, rows)}
+    items, offsets = np.arange(1, 4, dtype=np.int32), np.array([0, 3])
+    item_ids = ("", *(row["item_id"] for row in rows))
+    Sequences(("ann",), item_ids, items, offsets, header).save(tmp_path / "sequences.npz")
+    table().save(tmp_path / "ids" / "random" / "semantic_ids.npz")
+    network = {name: getattr(model().config, name) for name in NetworkConfig.__dataclass_fields__}
+    settings = {
+        "ids": "random",
+        "table": table().checksum(),
+        "network": network,
+        "normalize": "full",
+        "num_user_tokens": 5,
+        "max_history": MAX_HISTORY,
+    }
+    run = tmp_path / "runs" / "tiger"
+    artifacts.save_json(run / "run.json", settings)
+    best = {"best": {"step": 10}}
+    checkpoints.save(run / "checkpoints", 10, params(), {}, best)
+    checkpoints.save(run / "checkpoints", 20, jax.tree.map(np.zeros_like, params()), {}, best)
+    return tmp_path
+
+
+def test_load_takes_the_best_checkpoint(folder):
+    loaded = Recommender.load(folder, "tiger", num_beams=4, batch_size=4)
+    assert loaded.step == 10
+    check_equal(loaded.recommend(USERS, ragged(), 4), recommender().recommend(USERS, ragged(), 4))
+    last = Recommender.load(folder, "tiger", step=20)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(last.params))
+
+
+def test_load_refuses_another_table_and_missing_checkpoints(folder):
+    other = SemanticIdTable.from_distinct_codes(
+        table().semantic_ids_NI[:0:-1], SIZES, table().header
+    )
+    other.save(folder / "ids" / "random" / "semantic_ids.npz")
+    with pytest.raises(InputError, match=r"not the table that .* was trained with"):
+        Recommender.load(folder, "tiger")
+    table().save(folder / "ids" / "random" / "semantic_ids.npz")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        Recommender.load(folder, "tiger", step=15)
+    checkpoints.keep(folder / "runs" / "tiger" / "checkpoints", set())
+    with pytest.raises(InputError, match="no checkpoint yet"):
+        Recommender.load(folder, "tiger")
+    with pytest.raises(InputError, match="no such file"):
+        Recommender.load(folder, "other")
+
+
+def test_verb_prints_titles_and_counts_unknown_ids(folder, capsys):
+    recommend_module.main(
+        ["recommend", f"--folder={folder}", "--run=tiger", "--history=B3, nope,B2", "--json"]
+    )
+    *text, last = capsys.readouterr().out.splitlines()
+    result = json.loads(last)
+    assert result["history"] == ["B3", "B2"]
+    assert result["unknown"] == ["nope"]
+    assert "1 unknown ids skipped: nope" in text
+    expected = recommender(num_beams=30).recommend(None, [[3, 2]], 10, exclude_history=True)
+    found = [row["item_id"] for row in result["results"]]
+    assert found == [f"B{item}" for item in expected.item_numbers[0]]
+    assert any(f"B{expected.item_numbers[0, 0]}  Title" in line for line in text)
+    scores = [row["score"] for row in result["results"]]
+    np.testing.assert_allclose(scores, expected.scores[0], atol=1e-5)
