@@ -126,8 +126,8 @@ def train(
         step = first + steps_per_call
         if not np.all(np.isfinite(losses[-1])):
             raise artifacts.InputError(
-                f"the loss is not finite at step {step}; the last good checkpoint is "
-                f"{checkpoints.steps(run_folder / 'checkpoints')[-1:]}; lower the learning rate"
+                f"the loss is not finite at step {step}; {run_folder / 'checkpoints'} keeps "
+                f"{_names(checkpoints.steps(run_folder / 'checkpoints'))}; lower the learning rate"
             )
         if step % eval_period and step < num_steps:
             continue
@@ -334,6 +334,10 @@ def _cut_log(path: pathlib.Path, step: int) -> None:
                 kept.append(line + "\n")
     with artifacts.atomic_path(path) as temporary:
         temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _names(steps: list[int]) -> str:
+    return ", ".join(f"checkpoint_{step}" for step in steps) or "no checkpoint yet"
 
 
 def _summary(step: int, train_losses: list[float], validation: dict) -> str:

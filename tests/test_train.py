@@ -1,0 +1,199 @@
+"""The training loop: batches, updates, resuming."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tiger_jax import checkpoints, prepare, train, train_state
+from tiger_jax.artifacts import InputError
+from tiger_jax.data import content, examples
+from tiger_jax.data.sequences import Sequences
+from tiger_jax.model.model import TigerModel
+from tiger_jax.model.network import NetworkConfig
+from tiger_jax.semantic_ids.table import SemanticIdTable
+from tiger_jax.vocabulary import Vocabulary
+
+NETWORK = NetworkConfig(
+    vocab_size=80,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    dropout_rate=0.1,
+    logits_via_embedding=True,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A prepared folder with random Semantic IDs named "ids"."""
+    folder = tmp_path_factory.mktemp("data")
+    prepare.prepare("synthetic", str(folder), synthetic_users=200, synthetic_items=60)
+    embeddings, source = content.load_embeddings(folder)
+    codes = np.random.default_rng(0).integers(0, 8, (len(embeddings), 3))
+    header = {"items_checksum": source["items_checksum"], "encoder": "", "text_fields": []}
+    table = SemanticIdTable.from_codes(codes, (8, 8, 8), header, collision_size=16)
+    table.save(folder / "ids" / "ids" / "semantic_ids.npz")
+    return folder
+
+
+def settings(folder, run, **changes):
+    standard = {
+        "folder": str(folder),
+        "ids": "ids",
+        "run": run,
+        "network": NETWORK,
+        "optimizer": train_state.adafactor(train_state.rsqrt_schedule(0.01, 10)),
+        "num_steps": 8,
+        "batch_size": 16,
+        "max_history": 6,
+        "num_user_tokens": 10,
+        "seed": 0,
+        "eval_period": 4,
+        "eval_users": 20,
+        "num_beams": 10,
+        "num_groups": 2,
+        "steps_per_call": 2,
+    }
+    return {**standard, **changes}
+
+
+def loaded(folder):
+    sequences = Sequences.load(folder / "sequences.npz")
+    table = SemanticIdTable.load(folder / "ids" / "ids" / "semantic_ids.npz")
+    return sequences, table, Vocabulary(table.codebook_sizes, 10)
+
+
+def test_assembled_batches_equal_examples_spelled_out(folder):
+    sequences, table, vocabulary = loaded(folder)
+    made = examples.prefix_examples(sequences, 6)
+    data = train.device_data(made, sequences, table, vocabulary)
+    rows = np.random.default_rng(0).permutation(len(made))[:50]
+    batch = train.assemble(data, jnp.asarray(rows), 6)
+    for place, row in enumerate(rows):
+        target, length = made.targets[row], made.lengths[row]
+        user = sequences.user_ids[made.user_rows[row]]
+        expected = [*vocabulary.user_tokens([user])]
+        for item in made.items[target - length : target]:
+            expected.extend(vocabulary.tokens(table.semantic_ids_NI[item]))
+        expected.extend([0] * (25 - len(expected)))
+        assert batch["encoder_input_tokens"][place].tolist() == expected
+        wanted = vocabulary.tokens(table.semantic_ids_NI[made.items[target]])
+        assert batch["decoder_target_tokens"][place].tolist() == wanted.tolist()
+
+
+def test_a_step_over_length_groups_is_the_step_over_the_padded_batch(folder):
+    """Without dropout: the same gradient, so the same parameters, however examples are grouped."""
+    sequences, table, vocabulary = loaded(folder)
+    model = TigerModel(dataclasses.replace(NETWORK, dropout_rate=0.0), vocabulary)
+    optimizer = optax.sgd(0.1)
+    made = examples.prefix_examples(sequences, 6)
+    data = train.device_data(made, sequences, table, vocabulary)
+    groups = examples.length_groups(made.lengths, 16, 3)
+    rows = examples.epoch_plan(made.lengths, groups, 0, 0)[:2]
+    params = model.init(jax.random.key(0))
+
+    def mean_loss(params, rows):
+        batch = train.assemble(data, rows, 6)
+        return model.loss_fn(params, batch, None)[0] / 16
+
+    expected, losses = params, []
+    for step_rows in rows:
+        loss, gradients = jax.value_and_grad(mean_loss)(expected, jnp.asarray(step_rows))
+        expected = jax.tree.map(lambda p, g: p - 0.1 * g, expected, gradients)
+        losses.append(loss)
+    step_fn = train.make_step_fn(model, optimizer, groups, seed=0)
+    state = train_state.TrainState.create(params, optimizer)
+    state, level_losses = step_fn(state, data, rows)
+    np.testing.assert_allclose(level_losses.sum(axis=1), losses, rtol=1e-5)
+    for found, wanted in zip(jax.tree.leaves(state.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_loss_falls_best_checkpoint_is_kept_and_guard_rails_are_logged(folder):
+    result = train.train(**settings(folder, "learns", num_steps=40, eval_period=10))
+    run = folder / "runs" / "learns"
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [10, 20, 30, 40]
+    assert sum(records[-1]["train_losses"]) < sum(records[0]["train_losses"])
+    best = max(records, key=lambda record: record["ndcg@10"])
+    assert result["best"] == {"step": best["step"], "ndcg@10": best["ndcg@10"]}
+    assert set(checkpoints.steps(run / "checkpoints")) == {best["step"], 40}
+    assert {"losses_without_encoder", "bigram_first_code_loss", "distinct_items"} <= set(best)
+
+
+def test_a_resumed_run_ends_in_the_same_bits(folder):
+    train.train(**settings(folder, "whole"))
+    train.train(**settings(folder, "halves", num_steps=4))
+    train.train(**settings(folder, "halves"))
+    assert_same_run(folder / "runs" / "whole", folder / "runs" / "halves")
+
+
+def test_killed_anywhere_it_resumes_to_the_same_bits(folder, tmp_path):
+    """SIGKILL at moments spread over the run, in the loop as in the middle of a checkpoint."""
+    train.train(**settings(folder, "undisturbed"))
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import jax, pathlib, test_train\n"
+        "jax.config.update('jax_platforms', 'cpu')\n"
+        "test_train.train.train(**test_train.settings(pathlib.Path(sys.argv[2]), 'killed'))\n"
+    )
+    command = [sys.executable, str(script), os.path.dirname(__file__), str(folder)]
+    log = folder / "runs" / "killed" / "metrics.jsonl"
+    for number in range(3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        size = log.stat().st_size if log.exists() else 0
+        while process.poll() is None and (log.stat().st_size if log.exists() else 0) == size:
+            time.sleep(0.01)
+        time.sleep(0.02 * number)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert_same_run(folder / "runs" / "undisturbed", folder / "runs" / "killed")
+
+
+def assert_same_run(left, right):
+    assert (left / "metrics.jsonl").read_text() == (right / "metrics.jsonl").read_text()
+    _, _, vocabulary = loaded(left.parent.parent)
+    like = TigerModel(NETWORK, vocabulary).init(jax.random.key(0))
+    assert checkpoints.steps(left / "checkpoints") == checkpoints.steps(right / "checkpoints")
+    last = checkpoints.steps(left / "checkpoints")[-1]
+    for one, other in zip(
+        jax.tree.leaves(checkpoints.load_params(left / "checkpoints", last, like)),
+        jax.tree.leaves(checkpoints.load_params(right / "checkpoints", last, like)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_another_configuration_does_not_go_on_with_a_run(folder):
+    train.train(**settings(folder, "mine", num_steps=4))
+    with pytest.raises(InputError, match=r"begun with seed = 0, now it is 1; give this run"):
+        train.train(**settings(folder, "mine", seed=1))
+
+
+def test_periods_must_be_whole_calls(folder):
+    with pytest.raises(InputError, match="eval_period is 3, which is no multiple of"):
+        train.train(**settings(folder, "odd", eval_period=3))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(folder):
+    def explode(step):
+        return jnp.where(step < 4, 0.01, jnp.inf)
+
+    with pytest.raises(InputError, match=r"the loss is not finite at step 8; .*checkpoint_4"):
+        train.train(**settings(folder, "explodes", num_steps=12, optimizer=optax.sgd(explode)))
+    assert checkpoints.steps(folder / "runs" / "explodes" / "checkpoints") == [4]

@@ -1,0 +1,45 @@
+"""Schedules and optimizers by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tiger_jax import train_state
+from tiger_jax.artifacts import InputError
+
+
+def test_rsqrt_schedule_is_constant_then_falls_with_the_square_root():
+    """T5X's constant * rsqrt_decay with base 1 and 10,000 warm-up steps: 1 / sqrt(max(step, w))."""
+    schedule = train_state.rsqrt_schedule(0.01, 10000)
+    steps = np.array([0, 1, 9999, 10000, 40000, 1000000])
+    expected = 1 / np.sqrt(np.maximum(steps, 10000))
+    found = [float(schedule(jnp.asarray(step))) for step in steps]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_cosine_schedule_goes_up_and_down_to_nothing():
+    schedule = train_state.cosine_schedule(0.5, 10, 110)
+    found = [float(schedule(step)) for step in (0, 5, 10, 60, 110)]
+    np.testing.assert_allclose(found, [0, 0.25, 0.5, 0.25, 0], atol=1e-7)
+
+
+def test_cosine_schedule_needs_steps_behind_the_warm_up():
+    with pytest.raises(InputError, match="warmup_steps is 20, of 20 steps in all"):
+        train_state.cosine_schedule(0.1, 20, 20)
+
+
+def test_first_step_of_adafactor_scales_with_the_parameter():
+    """The first update is lr * rms(parameter) * gradient / rms(gradient), by its definition."""
+    optimizer = train_state.adafactor(train_state.rsqrt_schedule(0.01, 10))
+    random = np.random.default_rng(0)
+    for scale in (0.5, 8.0):
+        params = {"w": jnp.asarray(random.normal(size=7) * scale, jnp.float32)}
+        gradient = {"w": jnp.asarray(random.normal(size=7), jnp.float32)}
+        state = train_state.TrainState.create(params, optimizer).apply_gradients(
+            gradient, optimizer
+        )
+        rms = np.sqrt(np.mean(np.square(params["w"])))
+        # Unfactored, second moment g^2 after the first step: g / sqrt(g^2) is the sign.
+        expected = params["w"] - 0.01 * rms * np.sign(gradient["w"])
+        np.testing.assert_allclose(state.params["w"], expected, rtol=1e-5)
+        assert state.step == 1
