@@ -117,10 +117,10 @@ def test_wide_beam_equals_exhaustive_search(normalize, tied):
 
 
 CATALOGUES = {
-    "one item": ([(33, 31, 0)], (34, 32, 2)),
-    "one prefix": ([(7, 2, code) for code in (0, 31, 32)], (8, 3, 33)),
-    "full": (list(itertools.product(range(3), repeat=3)), (3, 3, 3)),
-    "chain": ([(code,) * 3 for code in (0, 1, 31, 32)], (33, 33, 33)),
+    "one item": ([(33, 31)], (34, 32)),
+    "one prefix": ([(7, code) for code in (0, 31, 32)], (8, 33)),
+    "full": (list(itertools.product(range(6), repeat=2)), (6, 6)),
+    "chain": ([(code,) * 2 for code in (0, 1, 31, 32)], (33, 33)),
     "count = V": ([(1, code) for code in range(40)] + [(0, 0)], (2, 40)),
     "one level": ([(code,) for code in (3, 0, 32)], (33,)),
     "five levels": (random_ids((2, 3, 2, 2, 3), 30), (2, 3, 2, 2, 3)),
@@ -205,7 +205,7 @@ def test_longer_padding_changes_nothing():
     np.testing.assert_allclose(scores, scores_padded, atol=1e-5)
 
 
-@pytest.mark.parametrize(("normalize", "tied"), VARIANTS)
+@pytest.mark.parametrize(("normalize", "tied"), [("full", True), ("level", False)])
 def test_free_search_equals_exhaustive_search(normalize, tied):
     """Every sequence of tokens where the loss is over the vocabulary, else of each level's own."""
     sizes = (2, 1, 2)

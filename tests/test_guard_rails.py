@@ -32,10 +32,6 @@ def test_bigram_probabilities_sum_to_one():
     assert np.exp(-np.array(losses)).sum() == pytest.approx(1)
 
 
-def test_distinct_items_counts_all_lists_and_no_padding():
-    assert guard_rails.distinct_items(np.array([[3, 1, 0], [3, 2, 0]])) == 3
-
-
 def test_validation_losses_are_means_over_all_users_in_any_batches(key, monkeypatch):
     vocabulary = Vocabulary((4, 3), 2)
     config = NetworkConfig(vocabulary.size, 8, 2, 4, 16, 1, 1, 0.1, True)

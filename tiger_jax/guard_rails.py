@@ -40,11 +40,6 @@ def bigram_first_code_loss(
     return float(-np.log(probabilities[first_codes_N[last_items], first_codes_N[targets]]).mean())
 
 
-def distinct_items(ranked_items: np.ndarray) -> int:
-    """Number of different items over all lists [B, R]; a handful means that users are ignored."""
-    return len(np.setdiff1d(ranked_items, 0))
-
-
 def make_validation_losses(model: TigerModel, tokens_US: np.ndarray, targets_UI: np.ndarray):
     """params -> the loss of each part of the ID, with the encoder and with its output zeroed.
 

@@ -277,7 +277,7 @@ def _make_validation(
             "losses": losses,
             "losses_without_encoder": losses_without_encoder,
             "bigram_first_code_loss": bigram_loss,
-            "distinct_items": guard_rails.distinct_items(ranked.top(10).item_numbers),
+            "distinct_items": metrics.distinct_items(ranked, 10),
         }
 
     return validate

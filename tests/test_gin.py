@@ -1,0 +1,60 @@
+"""Every gin file parses, and every experiment card is complete."""
+
+import pathlib
+
+import pytest
+
+import gin
+from tiger_jax import command_line, eval, make_ids, prepare, recommend, train
+from tiger_jax.model.network import NetworkConfig
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "gin").rglob("*.gin"))
+EXPERIMENTS = sorted((ROOT / "gin" / "experiment").glob("*.gin"))
+VERBS = {
+    prepare.prepare: {"source", "folder"},
+    make_ids.make_ids: {"folder", "ids", "scheme", "seed"},
+    train.train: {"folder", "ids", "run", "network", "optimizer", "num_steps", "seed"},
+    eval.evaluate: {"folder", "run"},
+    recommend.recommend: {"folder", "run"},
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_gin(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_parses_and_says_how_it_is_used(path):
+    gin.parse_config_file(str(path))
+    header = path.read_text().split("from __gin__")[0]
+    assert header.startswith("# ")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
+def test_a_card_sets_up_every_verb(path, verb):
+    gin.parse_config_file(str(path))
+    assert set(gin.get_bindings(verb)) >= VERBS[verb]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_a_card_builds_its_network_and_optimizer(path):
+    gin.parse_config_file(str(path))
+    bound = gin.get_bindings(train.train)
+    assert isinstance(bound["network"], NetworkConfig)
+    assert callable(bound["optimizer"].update)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
+def test_every_flag_is_described(verb, capsys):
+    with pytest.raises(SystemExit):
+        command_line.run(verb, ["verb", "--help"])
+    options = capsys.readouterr().out.split("Options:")[1].splitlines()
+    for line in options:
+        if line.strip().startswith("--"):
+            assert len(line.split()) >= 3, f"no description: {line}"
