@@ -211,12 +211,17 @@ def test_a_sample_of_users_depends_on_the_seed_alone(folder, recommender):
 def test_the_result_is_saved_and_the_table_shows_it(folder, recommender, capsys):
     result = eval.evaluate(str(folder), "stub")
     assert json.loads((folder / "runs/stub/eval.json").read_text()) == result
-    printed = capsys.readouterr().out.splitlines()
-    assert printed[3].startswith("stub, history removed  1.0000 [1.0000 1.0000]")
-    assert len({len(line) for line in printed[3:]}) == 1
-    for name, scores in result["baselines"].items():
-        (line,) = (line for line in printed if line.startswith(name.replace("_", " ")))
-        assert f"{scores['ndcg@10']['value']:.4f}" in line
+    _, _, header, *lines = capsys.readouterr().out.splitlines()
+    rows = {
+        "stub, history removed": result["without_history_items"],
+        "stub, history kept": result["with_history_items"],
+        **{name.replace("_", " "): scores for name, scores in result["baselines"].items()},
+    }
+    for line, (name, scores) in zip(lines, rows.items(), strict=True):
+        assert line.startswith(name)
+        for metric in METRICS:
+            cell = "{value:.4f} [{low:.4f} {high:.4f}]".format(**scores[metric])
+            assert line[header.index(metric) :].startswith(cell)
 
 
 def test_the_validation_split_scores_the_item_before_the_last(folder, recommender):

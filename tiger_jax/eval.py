@@ -26,7 +26,7 @@ python -m tiger_jax.eval --folder=work/beauty --run=tiger --split=validation --n
 _NUM_RESULTS = max(metrics.CUTOFFS)
 _MIXTURE_USERS = 4096
 # Between two movements of the progress bar.
-_SEARCHES_AT_ONCE = 16
+_SEARCHES_AT_ONCE = 8
 
 
 def evaluate(
@@ -188,21 +188,21 @@ def table_of(result: dict) -> str:
         (f"{result['run']}, {kept}", result["with_history_items"]),
         *((name.replace("_", " "), scores) for name, scores in result["baselines"].items()),
     ]
-    width = max(len(name) for name, _ in rows)
+    table = [("", *names)]
+    for name, scores in rows:
+        cells = (scores[metric] for metric in names)
+        table.append(
+            (name, *("{value:.4f} [{low:.4f} {high:.4f}]".format(**cell) for cell in cells))
+        )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         f"{result['dataset']}, {result['split']} split, {result['num_users']:,} users; "
         f"step {result['step']}, {result['search']} search, {result['num_beams']} beams, "
         f"{result['users_per_s']:.1f} users/s",
         f"IDs: {result['ids']}, from {result['encoder']} of {', '.join(result['text_fields'])}; "
         f"invalid: {result['invalid_id_rate']:.2%}; baselines: {protocol}",
-        " " * width + "".join(f"  {name:<21}" for name in names),
+        *("  ".join(map(str.ljust, row, widths)).rstrip() for row in table),
     ]
-    for name, scores in rows:
-        cells = (
-            f"{scores[key]['value']:.4f} [{scores[key]['low']:.4f} {scores[key]['high']:.4f}]"
-            for key in names
-        )
-        lines.append(f"{name:<{width}}" + "".join(f"  {cell}" for cell in cells))
     return "\n".join(lines)
 
 

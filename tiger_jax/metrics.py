@@ -108,16 +108,17 @@ def score(ranked: RankedItems, targets: np.ndarray, seed: int = 0) -> dict[str, 
     """
     deepest = max(CUTOFFS)
     ranks = target_ranks(ranked.top(deepest), targets)
-    shares = np.bincount(ranks, minlength=deepest + 1) / len(ranks)
+    counts = np.bincount(ranks, minlength=deepest + 1)
     generator = np.random.default_rng(seed)
-    resampled_shares = generator.multinomial(len(ranks), shares, _NUM_RESAMPLES) / len(ranks)
+    resampled_counts = generator.multinomial(len(ranks), counts / len(ranks), _NUM_RESAMPLES)
     tail = (100 - _INTERVAL_PERCENT) / 2
     result = {}
     for k in CUTOFFS:
         for name, gains in (("recall", recall_gains), ("ndcg", ndcg_gains)):
             gain_by_rank = gains(np.arange(deepest + 1), k)
-            low, high = np.percentile(resampled_shares @ gain_by_rank, [tail, 100 - tail])
-            value = shares @ gain_by_rank
+            resamples = resampled_counts @ gain_by_rank / len(ranks)
+            low, high = np.percentile(resamples, [tail, 100 - tail])
+            value = counts @ gain_by_rank / len(ranks)
             result[f"{name}@{k}"] = {"value": float(value), "low": float(low), "high": float(high)}
     return result
 

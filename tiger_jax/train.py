@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import time
 
 import jax
 import jax.numpy as jnp
@@ -105,9 +106,12 @@ def train(
     }
     _claim_run(run_folder, settings, configuration)
     best = {"step": 0, "ndcg@10": -1.0}
+    seconds = 0.0
     saved_steps = checkpoints.steps(run_folder / "checkpoints")
     if saved_steps:
-        state, best = _restore(run_folder / "checkpoints", saved_steps[-1], state)
+        state = _restore(run_folder / "checkpoints", saved_steps[-1], state)
+        metadata = checkpoints.load_metadata(run_folder / "checkpoints", saved_steps[-1])
+        best, seconds = metadata["best"], metadata["seconds"]
     _cut_log(run_folder / "metrics.jsonl", int(state.step))
 
     # --- Loop ---
@@ -117,6 +121,7 @@ def train(
     validate = _make_validation(model, table, sequences, max_history, eval_users, num_beams)
     progress = tqdm.tqdm(total=num_steps, initial=int(state.step), unit="step", dynamic_ncols=True)
     losses = []
+    started = time.monotonic()
     for first in range(int(state.step), num_steps, steps_per_call):
         rows = batch_rows(plan, len(training) // batch_size, first, steps_per_call)
         state, level_losses = step_fn(state, data, rows)
@@ -142,16 +147,15 @@ def train(
             {"step": step, "train_losses": train_losses, **validation},
         )
         progress.write(_summary(step, train_losses, validation))
-        checkpoints.save(
-            run_folder / "checkpoints", step, state.params, state.opt_state, {"best": best}
-        )
+        metadata = {"best": best, "seconds": seconds + time.monotonic() - started}
+        checkpoints.save(run_folder / "checkpoints", step, state.params, state.opt_state, metadata)
         checkpoints.keep(run_folder / "checkpoints", {step, best["step"]})
     progress.close()
     return {
         "run": str(run_folder),
         "steps": int(state.step),
         "parameters": num_parameters(state.params),
-        "best": best,
+        **checkpoints.load_metadata(run_folder / "checkpoints", int(state.step)),
     }
 
 
@@ -310,13 +314,13 @@ def _claim_run(run_folder: pathlib.Path, settings: dict, configuration: str) -> 
     artifacts.save_json(path, {**settings, "provenance": artifacts.provenance()})
 
 
-def _restore(folder: pathlib.Path, step: int, state: TrainState) -> tuple[TrainState, dict]:
+def _restore(folder: pathlib.Path, step: int, state: TrainState) -> TrainState:
     restored = TrainState(
         step=jnp.asarray(step, jnp.int32),
         params=checkpoints.load_params(folder, step, state.params),
         opt_state=checkpoints.load_opt_state(folder, step, state.opt_state),
     )
-    return jax.tree.map(jnp.asarray, restored), checkpoints.load_metadata(folder, step)["best"]
+    return jax.tree.map(jnp.asarray, restored)
 
 
 def _append_log(path: pathlib.Path, record: dict) -> None:
