@@ -10,12 +10,12 @@ find_python() {
   local candidate
   for candidate in "${TIGER_PYTHON:-}" python3.12 python3.11 python3; do
     if [ -n "$candidate" ] && "$candidate" -c \
-      'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+      'import sys; sys.exit(not sys.version_info[:2] >= (3, 11))' 2>/dev/null; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: Python 3.11 or 3.12 is needed; install it or set TIGER_PYTHON" >&2
+  echo "error: Python 3.11 or newer is needed; install it or set TIGER_PYTHON" >&2
   return 2
 }
 

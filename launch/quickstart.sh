@@ -25,7 +25,7 @@ verb() {
   local name=$1
   shift
   echo "--- $name" >&2
-  "$PYTHON" -m "tiger_jax.$name" --gin_file=gin/experiment/quickstart.gin "${size[@]}" "$@"
+  "$PYTHON" -m "tiger_jax.$name" --gin_file=gin/experiment/quickstart.gin ${size[@]+"${size[@]}"} "$@"
 }
 
 verb prepare

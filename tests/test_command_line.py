@@ -61,6 +61,37 @@ def test_flag_wins_over_gin_and_gin_over_default(capsys, tmp_path):
     assert json.loads(line)["count"] == 7
 
 
+def test_a_flag_stands_in_for_a_macro_that_no_file_sets(capsys, tmp_path):
+    card = tmp_path / "card.gin"
+    card.write_text(
+        "from __gin__ import dynamic_registration\nimport test_command_line\n"
+        "test_command_line.demo.folder = %FOLDER\n"
+    )
+    code, line, _ = outcome(capsys, f"--gin_file={card}", "--folder=f", "--json")
+    assert (code, json.loads(line)["folder"]) == (0, "f")
+    code, _, error = outcome(capsys, f"--gin_file={card}")
+    assert code == 2
+    assert error.startswith("error: gin: ")
+    assert "FOLDER" in error
+    assert error.count("\n") == 1
+
+
+def test_what_a_file_imports_can_be_bound_on_the_command_line(capsys, tmp_path):
+    card = tmp_path / "card.gin"
+    card.write_text(
+        "from __gin__ import dynamic_registration\nimport test_command_line\n"
+        "from tiger_jax import train_state\n"
+        "test_command_line.demo.folder = 'f'\n"
+        "test_command_line.demo.unseen = [@train_state.rsqrt_schedule()]\n"
+        "train_state.rsqrt_schedule.learning_rate = 1.0\n"
+    )
+    code, _, error = outcome(capsys, f"--gin_file={card}")
+    assert code == 2
+    assert "constant_steps" in error
+    binding = "--gin.train_state.rsqrt_schedule.constant_steps=5"
+    assert outcome(capsys, f"--gin_file={card}", binding)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

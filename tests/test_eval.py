@@ -14,6 +14,7 @@ from tiger_jax.semantic_ids.table import SemanticIdTable
 
 NUM_ITEMS = 60
 NUM_USERS = 37
+TRAINING = {"seed": 1, "batch_size": 2, "normalize": "full", "network": {}, "table": "0"}
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
 
@@ -61,6 +62,9 @@ def folder(tmp_path):
     embeddings_NE = np.random.default_rng(1).normal(size=(NUM_ITEMS, 4)).astype(np.float32)
     header = {"encoder": "tfidf", "items_checksum": "0", "metadata_checksum": "0"}
     content.save_embeddings(tmp_path, embeddings_NE, header)
+    artifacts.save_json(tmp_path / "runs" / "stub" / "run.json", TRAINING)
+    checkpoint = tmp_path / "runs" / "stub" / "checkpoints" / "checkpoint_9"
+    artifacts.save_json(checkpoint / "metadata.json", {"best": {"step": 7}, "seconds": 60.0})
     return tmp_path
 
 

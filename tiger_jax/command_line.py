@@ -4,6 +4,7 @@ A verb is a plain function with a documented signature. What it does is none of 
 business.
 """
 
+import copy
 import inspect
 import json
 import pathlib
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from tiger_jax import artifacts
+from tiger_jax.artifacts import InputError
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CONFIGURATION = "configuration"
@@ -42,7 +43,7 @@ def run(function: Callable[..., dict], argv: Sequence[str] | None = None, exampl
     """
     try:
         result, as_json = _run(function, list(sys.argv if argv is None else argv), examples)
-    except artifacts.InputError as error:
+    except InputError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -61,15 +62,17 @@ def _run(function: Callable[..., dict], argv: list[str], examples: str) -> tuple
     try:
         positional = values([argv[0], *rest])[1:]
     except flags.Error as error:
-        raise artifacts.InputError(f"{error}; --help lists the options") from error
+        raise InputError(f"{error}; --help lists the options") from error
     if positional:
-        raise artifacts.InputError(f"unexpected argument {positional[0]!r}; options begin with --")
+        raise InputError(f"unexpected argument {positional[0]!r}; options begin with --")
     given = {name: values[name].value for name in _arguments(function) if values[name].present}
-    configured = _with_gin(function, values.gin_file, bindings)
-    _require_arguments(function, configured, given)
+    bound, configuration = _gin_bindings(function, values.gin_file, bindings)
+    arguments = {**_resolved(bound, given), **given}
+    _require_arguments(function, arguments)
     if _CONFIGURATION in inspect.signature(function).parameters:
-        given[_CONFIGURATION] = _configuration_text(function, configured, given)
-    return configured(**given), values.json
+        flags_text = [f"# flag: {name} = {value!r}\n" for name, value in given.items()]
+        arguments[_CONFIGURATION] = configuration + "".join(flags_text)
+    return function(**arguments), values.json
 
 
 def _arguments(function: Callable) -> dict[str, type]:
@@ -92,30 +95,43 @@ def _define_flags(function: Callable) -> flags.FlagValues:
     return values
 
 
-def _with_gin(function: Callable, files: list[str], bindings: list[str]) -> Callable:
-    """The function with the gin files' and bindings' values for its arguments."""
+def _gin_bindings(
+    function: Callable, files: list[str], bindings: list[str]
+) -> tuple[dict[str, typing.Any], str]:
+    """What gin binds to the function's arguments, unresolved; and all that it was told."""
     if not files and not bindings:
-        return function
+        return {}, ""
     gin = _import_gin()
     gin.clear_config()
     gin.add_config_file_search_path(str(_ROOT))
     for file in files:
         if not any((root / file).is_file() for root in (pathlib.Path(), _ROOT)):
-            raise artifacts.InputError(f"{file}: no such gin file, here or in {_ROOT}")
-    # Makes `verb.verb.NAME` known to gin also where no file imports it.
+            raise InputError(f"{file}: no such gin file, here or in {_ROOT}")
+    # A file's imports make `verb.verb.NAME` known to gin; without a file this line does.
     package, _, module = inspect.getmodule(function).__name__.rpartition(".")
     preamble = [
         "from __gin__ import dynamic_registration",
         f"from {package} import {module}" if package else f"import {module}",
     ]
     try:
-        gin.parse_config_files_and_bindings(files, preamble, finalize_config=False)
+        gin.parse_config_files_and_bindings(files, [], finalize_config=False)
         for binding in bindings:
             _require_macro(gin, binding)
-        gin.parse_config_files_and_bindings([], preamble + bindings)
-        return gin.get_configurable(function)
+        gin.parse_config(bindings if files else preamble + bindings)
+        return gin.get_bindings(function, resolve_references=False), gin.config_str()
     except Exception as error:  # gin raises many kinds; all of them are faults of the input
-        raise artifacts.InputError(f"gin: {_one_line(error)}") from error
+        raise InputError(f"gin: {error}") from error
+
+
+def _resolved(bound: dict[str, typing.Any], given: dict) -> dict[str, typing.Any]:
+    """Values of gin's bindings; those that a flag overrides may refer to what is not set."""
+    try:
+        # Copying is how gin's references and macros are resolved.
+        return {name: copy.deepcopy(value) for name, value in bound.items() if name not in given}
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"gin: {error}") from error
 
 
 def _require_macro(gin, binding: str) -> None:
@@ -132,29 +148,20 @@ def _import_gin():
     import gin
 
     if not hasattr(gin, "parse_config_file"):
-        raise artifacts.InputError("gin-config is not installed; run: pip install gin-config")
+        raise InputError("gin-config is not installed; run: pip install gin-config")
     return gin
 
 
-def _require_arguments(function: Callable, configured: Callable, given: dict) -> None:
+def _require_arguments(function: Callable, arguments: dict) -> None:
     """One clear line for a missing argument, instead of the TypeError of the call."""
+    flag_names = _arguments(function)
     missing = [
-        name
+        f"--{name}" if name in flag_names else f"{name} (by a gin file)"
         for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.default is inspect.Parameter.empty and name not in given
+        if parameter.default is inspect.Parameter.empty and name not in arguments
     ]
-    if configured is not function:
-        bound = _import_gin().get_bindings(function, resolve_references=False)
-        missing = [name for name in missing if name not in bound]
     if missing:
-        options = ", ".join(f"--{name}" for name in missing)
-        raise artifacts.InputError(f"missing: {options}, or a --gin_file that sets it")
-
-
-def _configuration_text(function: Callable, configured: Callable, given: dict) -> str:
-    lines = [] if configured is function else [_import_gin().config_str()]
-    lines += [f"# flag: {name} = {value!r}" for name, value in given.items()]
-    return "\n".join(lines) + "\n"
+        raise InputError(f"missing: {', '.join(missing)}; give it, or a --gin_file that sets it")
 
 
 def _help(function: Callable, values: flags.FlagValues, examples: str) -> str:
@@ -187,10 +194,7 @@ def _described_arguments(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _fail(message: str) -> typing.NoReturn:
-    sys.stderr.write(f"error: {message}\n")
+    # Messages of libraries may have line breaks.
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(2)

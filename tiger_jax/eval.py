@@ -4,14 +4,16 @@ One search a user; the metrics with and without the history's items come from th
 Targets are seen by the scorer alone.
 """
 
+import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 import tqdm
 
-from tiger_jax import artifacts, baselines, command_line, metrics
+from tiger_jax import artifacts, baselines, checkpoints, command_line, metrics
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.metrics import RankedItems
@@ -101,6 +103,7 @@ def evaluate(
         "dataset": sequences.header["dataset"],
         "run": run,
         "step": recommender.step,
+        "training": _training_facts(pathlib.Path(folder, "runs", run)),
         "ids": table.header["scheme"],
         "encoder": table.header["encoder"],
         "text_fields": table.header["text_fields"],
@@ -108,6 +111,7 @@ def evaluate(
         "seed": seed,
         "seconds": seconds,
         "users_per_s": len(users) / seconds,
+        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         **artifacts.provenance(),
     }
     run_folder = pathlib.Path(folder, "runs", run)
@@ -204,6 +208,20 @@ def table_of(result: dict) -> str:
         *("  ".join(map(str.ljust, row, widths)).rstrip() for row in table),
     ]
     return "\n".join(lines)
+
+
+def _training_facts(run_folder: pathlib.Path) -> dict:
+    """How the run was trained: its settings, steps and seconds."""
+    made_by = "python -m tiger_jax.train"
+    settings = artifacts.load_json(run_folder / "run.json", made_by)
+    last = checkpoints.steps(run_folder / "checkpoints")[-1]
+    return {
+        "steps": last,
+        "seconds": checkpoints.load_metadata(run_folder / "checkpoints", last)["seconds"],
+        **{
+            name: settings[name] for name in ("seed", "batch_size", "normalize", "network", "table")
+        },
+    }
 
 
 def _sampled_rows(num_rows: int, num_users: int, seed: int) -> np.ndarray:
