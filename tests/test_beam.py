@@ -1,5 +1,6 @@
 """The search, against scoring everything by the teacher-forced network."""
 
+import collections
 import functools
 import itertools
 
@@ -154,16 +155,35 @@ def reference_beam(model, params, ids, tokens_S, num_beams):
     return beams
 
 
-@pytest.mark.parametrize("num_beams", [1, 7])
-def test_narrow_beam_equals_a_reference_in_python(num_beams):
-    sizes = (6, 5, 4)
+def skewed_ids(count):
+    """IDs of three codes of 256, most of them near 0, and a collision token."""
+    random = np.random.default_rng(4)
+    codes = np.minimum(random.exponential(40, (count, 3)).astype(int), 255).tolist()
+    seen = collections.Counter()
+    ids = []
+    for code in map(tuple, codes):
+        ids.append((*code, seen[code]))
+        seen[code] += 1
+    return ids
+
+
+@pytest.mark.parametrize(
+    ("ids", "sizes", "num_beams"),
+    [
+        (random_ids((6, 5, 4), 50), (6, 5, 4), 1),
+        (random_ids((6, 5, 4), 50), (6, 5, 4), 7),
+        (skewed_ids(100_000), (256,) * 4, 5),
+    ],
+    ids=["greedy", "narrow", "100,000 items"],
+)
+def test_narrow_beam_equals_a_reference_in_python(ids, sizes, num_beams):
     model, params = tiny_model(sizes, tied=False)
-    ids = random_ids(sizes, 50)
     tokens_BS = histories(model)
     rows_BM, scores_BM = constrained(model, params, build(ids, sizes), tokens_BS, num_beams)
+    ids = sorted(ids)
     for tokens_S, rows_M, scores_M in zip(tokens_BS, rows_BM, scores_BM, strict=True):
         expected = reference_beam(model, params, ids, tokens_S, num_beams)
-        assert [sorted(ids)[row] for row in rows_M] == [prefix for prefix, _ in expected]
+        assert [ids[row] for row in rows_M] == [prefix for prefix, _ in expected]
         np.testing.assert_allclose(scores_M, [score for _, score in expected], atol=1e-5)
 
 

@@ -294,3 +294,19 @@ def test_verb_prints_titles_and_counts_unknown_ids(folder, capsys):
     assert any(f"B{expected.item_numbers[0, 0]}  Title" in line for line in text)
     scores = [row["score"] for row in result["results"]]
     np.testing.assert_allclose(scores, expected.scores[0], atol=1e-5)
+
+
+def test_verb_takes_the_stored_history_of_a_user(folder, capsys):
+    for arguments in (["--user=ann"], []):
+        recommend_module.main(
+            ["recommend", f"--folder={folder}", "--run=tiger", *arguments, "--json"]
+        )
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert result["history"] == ["B1", "B2", "B3"]
+        expected = recommender(num_beams=30).recommend(["ann"], [[1, 2, 3]], 10, True)
+        found = [row["item_id"] for row in result["results"]]
+        assert found == [f"B{item}" for item in expected.item_numbers[0]]
+    with pytest.raises(SystemExit) as stop:
+        recommend_module.main(["recommend", f"--folder={folder}", "--run=tiger", "--user=bob"])
+    assert stop.value.code == 2
+    assert "user 'bob' is not in the prepared data" in capsys.readouterr().err

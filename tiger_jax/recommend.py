@@ -297,7 +297,7 @@ def _capacities(max_history: int) -> list[int]:
 def recommend(
     folder: str,
     run: str,
-    history: str,
+    history: str = "",
     user: str = "",
     num_results: int = 10,
     exclude_history: bool = True,
@@ -310,8 +310,10 @@ def recommend(
     Args:
       folder: the prepared folder.
       run: name of the run in it, made by tiger_jax.train.
-      history: raw item ids, oldest first, separated by commas; unknown ones are skipped.
-      user: raw user id; without it the model is told nothing of the user.
+      history: raw item ids, oldest first, separated by commas; unknown ones are skipped. If not
+        given, what the prepared data holds of the user.
+      user: raw user id; if not given, the model is told nothing of the user, and where there is no
+        history either, the first user of the prepared data stands in.
       num_results: number of items.
       exclude_history: leaves out the items of the history.
       num_beams: width of the search.
@@ -322,7 +324,11 @@ def recommend(
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     titles = ["(invalid ID)", *(row["title"] or "(no title)" for row in content.load_items(folder))]
 
-    raw_ids = [raw_id.strip() for raw_id in history.split(",") if raw_id.strip()]
+    if history:
+        raw_ids = [raw_id.strip() for raw_id in history.split(",") if raw_id.strip()]
+    else:
+        user = user or sequences.user_ids[0]
+        raw_ids = _stored_history(sequences, user)
     unknown = [raw_id for raw_id in raw_ids if raw_id not in sequences.item_number]
     items = [sequences.item_number[raw_id] for raw_id in raw_ids if raw_id not in unknown]
     users = [user] if user else None
@@ -333,7 +339,8 @@ def recommend(
         if np.isfinite(score)
     ]
 
-    print(f"{run}, step {recommender.step}; history of {len(items)} items:")
+    who = f"user {user}, " if user else ""
+    print(f"{run}, step {recommender.step}; {who}history of {len(items)} items:")
     for item in items:
         print(f"     {sequences.item_ids[item]}  {titles[item]}")
     if unknown:
@@ -347,6 +354,13 @@ def recommend(
         "step": recommender.step,
         "results": results,
     }
+
+
+def _stored_history(sequences: Sequences, user: str) -> list[str]:
+    """Raw ids of all the items of a user of the prepared data."""
+    if user not in sequences.user_ids:
+        raise InputError(f"user {user!r} is not in the prepared data; give a --history")
+    return [sequences.item_ids[item] for item in sequences.sequence(sequences.user_ids.index(user))]
 
 
 def main(argv=None):

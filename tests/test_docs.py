@@ -1,0 +1,44 @@
+"""Numbers in the README are those of results/, and its links and paths exist."""
+
+import json
+import pathlib
+import re
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+
+def row(name, scores):
+    cells = ["{value:.4f} ({low:.4f}-{high:.4f})".format(**scores[metric]) for metric in METRICS]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def test_table_of_results_equals_the_recorded_evaluation():
+    result = json.loads((ROOT / "results" / "beauty_cpu.json").read_text())
+    expected = [
+        row("TIGER, history removed", result["without_history_items"]),
+        row("TIGER, history kept", result["with_history_items"]),
+        *(row(name.replace("_", " "), scores) for name, scores in result["baselines"].items()),
+    ]
+    for line in expected:
+        assert line in README
+
+
+def test_readme_is_a_map_of_at_most_250_lines():
+    assert len(README.splitlines()) <= 250
+
+
+def test_links_and_files_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for name in re.findall(r"^  (\w+\.py) ", README, re.MULTILINE):
+        assert (ROOT / "tiger_jax" / name).is_file(), name
+    for path in re.findall(r"`(gin/[\w/]+\.gin)`", README):
+        assert (ROOT / path).is_file(), path
+
+
+def test_every_module_is_on_the_map():
+    on_the_map = set(re.findall(r"^  (\w+\.py) ", README, re.MULTILINE))
+    modules = {path.name for path in (ROOT / "tiger_jax").glob("*.py")} - {"__init__.py"}
+    assert on_the_map == modules
