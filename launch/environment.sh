@@ -2,7 +2,7 @@
 # Sourced by the other scripts: makes .venv beside the checkout's files and installs the project
 # into it. Quick when nothing changed.
 #
-#   source launch/environment.sh; prepare_environment EXTRAS     # EXTRAS: "", "dev", "dev_text"
+#   source launch/environment.sh; prepare_environment EXTRAS     # EXTRAS: "", "dev", "dev-text"
 #
 # Afterwards $PYTHON is the interpreter to use; nothing needs to be activated.
 

@@ -2,7 +2,7 @@
 # Installs what is missing into .venv and runs the tests.
 #
 #   bash launch/test.sh                     all tests; those of real text encoders skip
-#   TIGER_EXTRAS=dev_text bash launch/test.sh   with them
+#   TIGER_EXTRAS=dev-text bash launch/test.sh   with them
 #   bash launch/test.sh tests/test_beam.py -k exhaustive     any arguments of pytest
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
