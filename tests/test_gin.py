@@ -2,11 +2,14 @@
 
 import pathlib
 
+import jax
 import pytest
 
 import gin
 from tiger_jax import command_line, eval, make_ids, prepare, recommend, train
+from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
+from tiger_jax.vocabulary import Vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "gin").rglob("*.gin"))
@@ -48,6 +51,14 @@ def test_a_card_builds_its_network_and_optimizer(path):
     bound = gin.get_bindings(train.train)
     assert isinstance(bound["network"], NetworkConfig)
     assert callable(bound["optimizer"].update)
+
+
+@pytest.mark.parametrize(("name", "count"), [("tiger", 12_684_416), ("tiger_compact", 4_846_976)])
+def test_the_models_have_their_number_of_parameters(name, count):
+    gin.parse_config_file(f"gin/model/{name}.gin")
+    config = gin.query_parameter("%NETWORK").scoped_configurable_fn()
+    model = TigerModel(config, Vocabulary((256, 256, 256, 256), 2000))
+    assert num_parameters(jax.eval_shape(model.init, jax.random.key(0))) == count
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__name__)
