@@ -81,7 +81,13 @@ def make_ids(
     table = make_table(codes.codes_NL, codes.codebook_sizes, header)
     health = {**table.health(), "explained_variance": codes.explained_variance}
     _require_no_collapse(health, codes.codebook_sizes, min_codebook_usage)
-    _write(pathlib.Path(folder) / "ids" / ids, table, codes, health, configuration)
+    target = pathlib.Path(folder) / "ids" / ids
+    _write(target, table, codes, health, configuration)
+    usage = " ".join(f"{share:.0%}" for share in health["codebook_usage"])
+    print(
+        f"{target}: {table.num_items:,} items, codes in use by level: {usage}, "
+        f"{health['unique']:,} different tuples of codes, {health['collisions']:,} collisions"
+    )
     return {**health, "seconds": round(time.monotonic() - started, 1), **table.header}
 
 
