@@ -131,7 +131,9 @@ def _resolved(bound: dict[str, typing.Any], given: dict) -> dict[str, typing.Any
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"gin: {error}") from error
+        macro = re.search(r"configurable 'macro'.* in scope '(\w+)'", str(error), re.DOTALL)
+        reason = f"no file sets the macro {macro[1]}; add one that does" if macro else error
+        raise InputError(f"gin: {reason}") from error
 
 
 def _require_macro(gin, binding: str) -> None:
