@@ -138,7 +138,10 @@ def test_texts_that_tell_no_items_apart_are_an_error():
     ("embeddings", "message"),
     [
         (np.ones((6, 4)), "all 6 items have the same embedding"),
-        (np.diag([1, 1, np.nan, 1, 1, np.inf]), "2 embeddings are not finite, first .* number 3"),
+        (
+            np.diag([1, 1, np.nan, 1, 1, np.inf]),
+            "2 of 6 embeddings are not finite.* number 3",
+        ),
     ],
 )
 def test_useless_embeddings_of_a_model_are_an_error(monkeypatch, embeddings, message):

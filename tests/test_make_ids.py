@@ -185,13 +185,15 @@ def test_embedding_that_is_not_finite_names_the_item(folder, value):
     embeddings_NE, _ = content.load_embeddings(folder)
     embeddings_NE[[6, 9], 2] = value
     replace_embeddings(folder, embeddings_NE)
-    with pytest.raises(InputError, match="2 of 120 are not finite, first that of item number 7"):
+    with pytest.raises(
+        InputError, match="2 of 120 embeddings are not finite, first that of item number 7"
+    ):
         make_ids.make_ids(str(folder), "mine", RESIDUAL)
 
 
 def test_constant_embeddings_are_one_clear_line(folder):
     replace_embeddings(folder, np.ones((120, 16)))
-    with pytest.raises(InputError, match="all 120 are equal"):
+    with pytest.raises(InputError, match="all 120 items have the same embedding"):
         make_ids.make_ids(str(folder), "mine", RESIDUAL)
 
 

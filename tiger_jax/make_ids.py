@@ -58,7 +58,7 @@ def make_ids(
       InputError: unusable embeddings, a collapsed codebook, too many items with equal codes.
     """
     embeddings_NE, source = content.load_embeddings(folder)
-    _require_usable(embeddings_NE)
+    content.require_usable(embeddings_NE, f"{folder}: content embeddings")
     started = time.monotonic()
     codes = scheme(embeddings_NE, seed)
     header = {
@@ -176,20 +176,6 @@ def rqvae(
         parameters=rq.flatten(state.parameters, statistics),
         history=history,
     )
-
-
-def _require_usable(embeddings_NE: np.ndarray) -> None:
-    finite_N = np.isfinite(embeddings_NE).all(axis=1)
-    if not finite_N.all():
-        raise InputError(
-            f"content embeddings: {np.sum(~finite_N)} of {len(finite_N)} are not finite, first "
-            f"that of item number {finite_N.argmin() + 1}; make them again with {content.MADE_BY}"
-        )
-    if (embeddings_NE == embeddings_NE[0]).all():
-        raise InputError(
-            f"content embeddings: all {len(embeddings_NE)} are equal; choose other text fields or "
-            f"another encoder with {content.MADE_BY}"
-        )
 
 
 def _require_finite_loss(row: dict) -> None:

@@ -74,18 +74,27 @@ def encode(texts: Sequence[str], encoder: str, width: int, seed: int) -> np.ndar
         embeddings_NE = encode_tfidf(texts, width, seed)
     else:
         embeddings_NE = encode_with_model(texts, encoder)
-    if not np.isfinite(embeddings_NE).all():
-        rows = np.flatnonzero(~np.isfinite(embeddings_NE).all(axis=1))
+    require_usable(embeddings_NE, f"encoder {encoder}")
+    return embeddings_NE
+
+
+def require_usable(embeddings_NE: np.ndarray, source: str) -> None:
+    """InputError, which names the `source`, where embeddings are not finite or tell no items apart.
+
+    `make_ids` asks again: files can be changed.
+    """
+    # Row by row, so that nothing as large as the embeddings themselves is made.
+    bad = [row for row, vector in enumerate(embeddings_NE) if not np.isfinite(vector).all()]
+    if bad:
         raise InputError(
-            f"encoder {encoder}: {len(rows)} embeddings are not finite, first that of item "
-            f"number {rows[0] + 1}; use another encoder"
+            f"{source}: {len(bad)} of {len(embeddings_NE)} embeddings are not finite, first that "
+            f"of item number {bad[0] + 1}; mend its text or use another encoder with {MADE_BY}"
         )
     if (embeddings_NE == embeddings_NE[0]).all():
         raise InputError(
-            f"encoder {encoder}: all {len(texts)} items have the same embedding; choose other "
-            "text fields or another encoder"
+            f"{source}: all {len(embeddings_NE)} items have the same embedding; choose other text "
+            f"fields or another encoder with {MADE_BY}"
         )
-    return embeddings_NE
 
 
 def encode_tfidf(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
