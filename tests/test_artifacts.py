@@ -40,6 +40,20 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    abandoned = tmp_path / ".x.abandoned.tmp"
+    abandoned.write_text("half")
+    with artifacts.atomic_path(tmp_path / "x") as living:
+        assert not abandoned.exists()
+        living.write_text("first")
+        with artifacts.atomic_path(tmp_path / "x") as other:
+            other.write_text("second")
+        assert (tmp_path / "x").read_text() == "second"
+        assert living.exists()
+    assert (tmp_path / "x").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
 def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file/x.npz: cannot be written"):

@@ -4,6 +4,8 @@ Also the one error that users see. It knows nothing of what the files mean.
 """
 
 import contextlib
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -30,16 +32,16 @@ class InputError(ValueError):
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`, which takes its name only if the block succeeds.
 
+    Temporary files that killed processes left of the same artifact are removed.
+
     Raises:
       InputError: the folder cannot be written, or the disk is full.
     """
     path = pathlib.Path(path)
-    temporary = None
+    temporary = handle = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = pathlib.Path(name)
+        handle, temporary = _locked_temporary(path)
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -56,6 +58,27 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+def _locked_temporary(path: pathlib.Path) -> tuple[int, pathlib.Path]:
+    """A new temporary file for `path`, locked as long as its handle is open.
+
+    A lock dies with its process. So a temporary file that nobody locks belongs to nobody, which
+    holds while the folder's lock keeps others from standing between making and locking theirs.
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            with contextlib.suppress(OSError), open(other, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                other.unlink()
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    finally:
+        os.close(folder)
+    return handle, pathlib.Path(name)
 
 
 def save_arrays(path: str | os.PathLike, kind: str, header: dict, **arrays: np.ndarray) -> None:

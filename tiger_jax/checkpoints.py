@@ -60,12 +60,14 @@ def steps(folder: str | os.PathLike) -> list[int]:
 
 
 def keep(folder: str | os.PathLike, wanted: set[int]) -> None:
-    """Deletes all checkpoints but those of the `wanted` steps."""
+    """Deletes all checkpoints but those of the `wanted` steps, and what a killed run left."""
     for step in set(steps(folder)) - wanted:
         # Renamed first: a half-deleted folder must not look like a checkpoint.
-        doomed = _path(folder, step).with_name(f".checkpoint_{step}.deleted")
-        os.replace(_path(folder, step), doomed)
-        shutil.rmtree(doomed)
+        os.replace(
+            _path(folder, step), _path(folder, step).with_name(f".checkpoint_{step}.deleted")
+        )
+    for leftover in pathlib.Path(folder).glob(".checkpoint_*"):
+        shutil.rmtree(leftover)
 
 
 def load_metadata(folder: str | os.PathLike, step: int) -> dict:
