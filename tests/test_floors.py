@@ -50,7 +50,7 @@ OUTSIDE = {
 OUTSIDE_VERBS = SCIENCE | {"tqdm"}
 LAZY = {
     "command_line": {"gin"},
-    "data": {"sklearn", "sentence_transformers"},
+    "data": {"pyarrow", "scipy", "sklearn", "sentence_transformers"},
 }
 
 

@@ -7,9 +7,11 @@ business.
 import copy
 import inspect
 import json
+import logging
 import pathlib
 import re
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -102,6 +104,8 @@ def _gin_bindings(
     if not files and not bindings:
         return {}, ""
     gin = _import_gin()
+    # It reports each place where it looks for a file in vain, before it looks in the next.
+    logging.getLogger().addFilter(_is_not_of_gins_search)
     gin.clear_config()
     gin.add_config_file_search_path(str(_ROOT))
     for file in files:
@@ -121,6 +125,10 @@ def _gin_bindings(
         return gin.get_bindings(function, resolve_references=False), gin.config_str()
     except Exception as error:  # gin raises many kinds; all of them are faults of the input
         raise InputError(f"gin: {error}") from error
+
+
+def _is_not_of_gins_search(record: logging.LogRecord) -> bool:
+    return record.module != "resource_reader"
 
 
 def _resolved(bound: dict[str, typing.Any], given: dict) -> dict[str, typing.Any]:
@@ -173,9 +181,10 @@ def _help(function: Callable, values: flags.FlagValues, examples: str) -> str:
     lines = [text.split("\n\nArgs:")[0], "", "Options:"]
     for name in _arguments(function):
         default = defaults[name].default
-        shown = default not in (inspect.Parameter.empty, None)
+        shown = default not in (inspect.Parameter.empty, None, "")
         suffix = f" [{default}]" if shown else ""
-        lines.append(f"  --{name}  {described.get(name, '')}{suffix}")
+        text = f"--{name}  {described.get(name, '')}{suffix}"
+        lines.append(textwrap.fill(text, 100, initial_indent="  ", subsequent_indent=" " * 6))
     lines += [
         "  --gin_file  a gin file, e.g. a card under gin/experiment; may be repeated",
         "  --gin.NAME=VALUE  sets a gin macro or parameter, after the files",

@@ -199,11 +199,12 @@ def table_of(result: dict) -> str:
             (name, *("{value:.4f} [{low:.4f} {high:.4f}]".format(**cell) for cell in cells))
         )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    made_of = f" of {', '.join(result['text_fields'])}" if result["text_fields"] else ""
     lines = [
         f"{result['dataset']}, {result['split']} split, {result['num_users']:,} users; "
         f"step {result['step']}, {result['search']} search, {result['num_beams']} beams, "
         f"{result['users_per_s']:.1f} users/s",
-        f"IDs: {result['ids']}, from {result['encoder']} of {', '.join(result['text_fields'])}; "
+        f"IDs: {result['ids']}, from {result['encoder']}{made_of}; "
         f"invalid: {result['invalid_id_rate']:.2%}; baselines: {protocol}",
         *("  ".join(map(str.ljust, row, widths)).rstrip() for row in table),
     ]

@@ -5,16 +5,21 @@ It makes no Semantic IDs; that is `make_ids`.
 
 import dataclasses
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
-from tiger_jax.data import content, reviews, sequences, synthetic
+from tiger_jax.data import content, own_data, reviews, sequences, synthetic, tables
+from tiger_jax.data.cooccurrence import COOCCURRENCE, encode_cooccurrence
 
 _EXAMPLES = """
 python -m tiger_jax.prepare --gin_file=gin/dataset/beauty.gin
 python -m tiger_jax.prepare --source=synthetic --folder=work/synthetic
 python -m tiger_jax.prepare --source=downloads --folder=work/games --encoder=models/sentence-t5-base
+python -m tiger_jax.prepare --source=shop/orders.csv --items=shop/items.csv --folder=work/shop
 """
 
 _TEMPLATE = (
@@ -22,12 +27,23 @@ _TEMPLATE = (
     "|Keywords: {keywords}."
 )
 
+_COUNTED = ("users", "items", "interactions")
+
 
 def prepare(
     source: str,
     folder: str,
-    ties: str = "file",
+    items: str = "",
+    user_column: str = "user_id",
+    item_column: str = "item_id",
+    time_column: str = "timestamp",
+    time_format: str = "",
+    items_id_column: str = "",
+    title_column: str = "",
+    category_column: str = "",
     min_interactions: int = 5,
+    min_item_interactions: int | None = None,
+    ties: str = "file",
     encoder: str = content.TFIDF,
     text_fields: str = "title,price,brand,categories",
     template: str = _TEMPLATE,
@@ -36,23 +52,40 @@ def prepare(
     synthetic_users: int = 4000,
     synthetic_items: int = 800,
 ) -> dict[str, Any]:
-    """Prepares reviews: sequences in time order, item metadata, content embeddings.
+    """Prepares interactions: sequences in time order, item metadata, content embeddings.
 
     Writes sequences.npz, items.jsonl, content_embeddings.npy and .json. Embeddings are only
-    computed again if the items' texts or the encoder have changed.
+    computed again if what they are made from or the encoder has changed. docs/data.md walks
+    through it with data of one's own.
 
     Args:
-      source: folder with the raw files (sequences.txt.gz and items.jsonl.gz, or McAuley's
-        reviews_*.json.gz and meta_*.json.gz), or "synthetic" for a generated catalogue.
+      source: a table of interactions of your own, CSV, JSON lines or Parquet; or a folder with
+        Amazon reviews (sequences.txt.gz and items.jsonl.gz, or McAuley's reviews_*.json.gz and
+        meta_*.json.gz); or "synthetic" for a generated catalogue.
       folder: the prepared folder to write.
+      items: own data; a table of the items, a row each; not needed by the encoder cooccurrence.
+      user_column: own data; column of the interactions with the user's id.
+      item_column: own data; column of the interactions with the item's id.
+      time_column: own data; column of the interactions with a number or an ISO 8601 date; empty
+        where a user's rows are in time order already.
+      time_format: own data; form of other dates, such as %d.%m.%Y.
+      items_id_column: own data; column of the items with their id, if not called as item_column.
+      title_column: own data; column of the items with the name to show, if not called title.
+      category_column: own data; column of the items with a category or a path such as
+        "Grooming > Shaving", if not called category or categories.
+      min_interactions: users and items with fewer are dropped until none is left (5-core); users
+        with fewer than 3 always, as one item each is for validation and test.
+      min_item_interactions: the same for items alone, where it is another number.
       ties: order of a user's interactions with equal timestamps, file or shuffle.
-      min_interactions: users and items with fewer are dropped until none is left (5-core).
-      encoder: tfidf, or a sentence-transformers model (local folder or hub name).
-      text_fields: which of title, price, brand, categories and keywords make an item's sentence.
+      encoder: tfidf; or a sentence-transformers model (local folder or hub name); or cooccurrence,
+        from the training sequences alone, for items without texts; or a .npy file of embeddings
+        of your own, a row an item in the order of the table of items.
+      text_fields: which of title, price, brand, categories, keywords and other columns of the
+        items make an item's sentence.
       template: the sentence; clauses with one {field} each, separated by |, of which those are
-        left out whose field the item lacks.
-      width: length of the tfidf embeddings; a sentence-transformers model has its own.
-      seed: of shuffled ties, of the tfidf encoder and of the synthetic catalogue.
+        left out whose field the item lacks; columns it does not name come behind it.
+      width: length of the embeddings of tfidf and cooccurrence; a model has its own.
+      seed: of shuffled ties, of tfidf and cooccurrence and of the synthetic catalogue.
       synthetic_users: users of the synthetic catalogue.
       synthetic_items: items of the synthetic catalogue.
     """
@@ -60,29 +93,42 @@ def prepare(
         raise InputError(f"seed={seed}: must be from 0 to 2**32 - 1")
     if width < 1:
         raise InputError(f"width={width}: must be at least 1")
-    if source == "synthetic":
+    fields = tuple(field.strip() for field in text_fields.split(",") if field.strip())
+    columns = own_data.Columns(
+        user=user_column,
+        item=item_column,
+        time=time_column,
+        time_format=time_format,
+        items_id=items_id_column,
+        title=title_column,
+        category=category_column,
+    )
+    if tables.is_table(source):
+        raw = own_data.read_raw(source, items or None, columns, fields)
+    elif items:
+        raise InputError(f"items={items}: goes with a table of interactions, but source={source}")
+    elif source == "synthetic":
         raw = synthetic.generate(synthetic_users, synthetic_items, seed)
     else:
         raw = reviews.read_raw(source)
-    prepared = sequences.build_sequences(raw, ties, seed, min_interactions)
+    if _is_file(encoder):
+        raw = own_data.only_catalogue(raw)
+    prepared = sequences.build_sequences(raw, ties, seed, min_interactions, min_item_interactions)
     rows = [{"item_id": item_id} | raw.metadata_of(item_id) for item_id in prepared.item_ids[1:]]
-    fields = tuple(field.strip() for field in text_fields.split(","))
-    texts = content.sentences(rows, fields, template)
+    if _is_file(encoder) or encoder == COOCCURRENCE:
+        fields, texts = (), [""] * len(rows)
+    else:
+        template = _with_own_columns(template, [name for name in fields if name in raw.fields])
+        texts = content.sentences(rows, fields, template)
     result = _summary(raw, prepared, rows, texts) | {"encoder": encoder, "text_fields": fields}
     _print_summary(result)
 
-    made_from = {
-        "encoder": encoder,
-        "text_fields": list(fields),
-        "template": template,
-        "texts_checksum": artifacts.checksum(*texts),
-    }
-    if encoder == content.TFIDF:
-        made_from |= {"width": width, "seed": seed}
+    made_from, encode = _encoding(encoder, raw, prepared, texts, width, seed)
+    made_from |= {"encoder": encoder, "text_fields": list(fields), "template": template}
     embeddings_NE = content.earlier_embeddings(folder, made_from)
     if embeddings_NE is None:
-        print(f"encoding {len(texts):,} items with {encoder} ...", flush=True)
-        embeddings_NE = content.encode(texts, encoder, width, seed)
+        print(f"encoding {len(rows):,} items with {encoder} ...", flush=True)
+        embeddings_NE = encode()
 
     # Sequences come last: as long as they are the old ones, the checksums in their header tell
     # that the other files are not.
@@ -99,39 +145,81 @@ def prepare(
     return result
 
 
+def _is_file(encoder: str) -> bool:
+    """Whether the embeddings are ready-made."""
+    return encoder.endswith(".npy")
+
+
+def _with_own_columns(template: str, fields: Sequence[str]) -> str:
+    """The template with a clause for each of the fields that it does not know."""
+    own = (field for field in fields if field not in reviews.METADATA_FIELDS)
+    clauses = (
+        f"{field.capitalize()}: {{{field}}}." for field in own if f"{{{field}}}" not in template
+    )
+    return "|".join((template, *clauses))
+
+
+def _encoding(
+    encoder: str,
+    raw: reviews.RawData,
+    prepared: sequences.Sequences,
+    texts: list[str],
+    width: int,
+    seed: int,
+) -> tuple[dict[str, Any], Callable[[], np.ndarray]]:
+    """What the embeddings are made from besides the encoder, and how to make them."""
+    if _is_file(encoder):
+        rows = [raw.catalogue[item_id] for item_id in prepared.item_ids[1:]]
+        embeddings_NE = content.ready_made(encoder, rows, len(raw.catalogue))
+        return {"file_checksum": artifacts.checksum(embeddings_NE)}, lambda: embeddings_NE
+    if encoder == COOCCURRENCE:
+        made_from = {"sequences_checksum": prepared.checksum(), "width": width, "seed": seed}
+        return made_from, lambda: encode_cooccurrence(
+            prepared.training_sequences(), prepared.num_items, width, seed
+        )
+    made_from = {"texts_checksum": artifacts.checksum(*texts)}
+    if encoder == content.TFIDF:
+        made_from |= {"width": width, "seed": seed}
+    return made_from, lambda: content.encode(texts, encoder, width, seed)
+
+
 def _summary(
     raw: reviews.RawData,
     prepared: sequences.Sequences,
     rows: list[dict[str, Any]],
     texts: list[str],
 ) -> dict[str, Any]:
-    """What was kept, what was dropped, and what is known of the items."""
+    """What was kept, what was dropped and why, and what is known of the items."""
+    dropped = prepared.header["dropped"]
     return {
         "dataset": raw.name,
         **prepared.statistics(),
-        "dropped": {
-            "users": len(raw.user_ids) - prepared.num_users,
-            "items": len(raw.item_ids) - prepared.num_items,
-            "interactions": len(raw.items) - len(prepared.items),
-        },
-        "items_with": {
-            field: sum(row[field] is not None for row in rows) for field in reviews.METADATA_FIELDS
-        },
+        "dropped": {what: sum(gone[what] for gone in dropped) for what in _COUNTED},
+        "dropped_by_reason": dropped,
+        "items_with": {field: sum(row[field] is not None for row in rows) for field in raw.fields},
+        "items_without_metadata": sum(row["item_id"] not in raw.metadata for row in rows),
         "items_without_text": texts.count(""),
     }
 
 
 def _print_summary(result: dict[str, Any]) -> None:
     """The line of Table 6, and what to know about the data behind it."""
-    dropped, items = result["dropped"], result["items"]
+    items = result["items"]
+    dropped = ", ".join(f"{result['dropped'][what]:,} {what}" for what in _COUNTED)
     shares = (f"{field} {count / items:.1%}" for field, count in result["items_with"].items())
     print(
         f"{result['dataset']}: {result['users']:,} users, {items:,} items, "
         f"{result['interactions']:,} interactions; length of a sequence: mean "
         f"{result['mean_length']:.4f}, median {result['median_length']:g}\n"
-        f"dropped: {dropped['users']:,} users, {dropped['items']:,} items, "
-        f"{dropped['interactions']:,} interactions\n"
-        f"items with {', '.join(shares)}; without any text: {result['items_without_text']:,}"
+        f"dropped: {dropped}"
+    )
+    for gone in result["dropped_by_reason"]:
+        counts = [f"{gone[what]:,} {what}" for what in _COUNTED if gone[what]]
+        if counts:
+            print(f"  {gone['reason']}: {', '.join(counts)}")
+    print(
+        f"items with {', '.join(shares)}; without metadata: {result['items_without_metadata']:,}; "
+        f"without any text: {result['items_without_text']:,}"
     )
 
 

@@ -49,7 +49,8 @@ def sentences(
     if not any(found):
         raise InputError(
             f"no item has any of the text fields {', '.join(text_fields)}; choose others of "
-            f"{', '.join(METADATA_FIELDS)}"
+            f"{', '.join(METADATA_FIELDS)}, columns of a table of items, or an encoder that needs "
+            "no text"
         )
     return found
 
@@ -98,12 +99,7 @@ def require_usable(embeddings_NE: np.ndarray, source: str) -> None:
 
 
 def encode_tfidf(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
-    """TF-IDF of the words, reduced by a truncated SVD; rows of length 1, in a random rotation.
-
-    The SVD sorts its components by their weight. Who standardises them one by one, as the
-    RQ-VAE does, would give the last and noisiest the weight of the first; after a rotation,
-    which changes no distance and no angle, each holds a like share of all.
-    """
+    """TF-IDF of the words, reduced by a truncated SVD; rows of length 1, in a random rotation."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
@@ -116,7 +112,16 @@ def encode_tfidf(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
         raise InputError("encoder tfidf: the items' texts hold no words; use a model") from error
     # Two power iterations give the neighbours that five give.
     svd = TruncatedSVD(min(width, *counts.shape), n_iter=2, random_state=seed)
-    embeddings_NE = normalize(svd.fit_transform(counts))
+    return in_random_rotation(normalize(svd.fit_transform(counts)), seed)
+
+
+def in_random_rotation(embeddings_NE: np.ndarray, seed: int) -> np.ndarray:
+    """Embeddings that an SVD made, in axes that are all alike, float32.
+
+    The SVD sorts its components by their weight. Who standardises them one by one, as the
+    RQ-VAE does, would give the last and noisiest the weight of the first; after a rotation,
+    which changes no distance and no angle, each holds a like share of all.
+    """
     noise_EE = np.random.default_rng(seed).normal(size=2 * embeddings_NE.shape[1:])
     rotation_EE = np.linalg.qr(noise_EE)[0]
     return (embeddings_NE @ rotation_EE).astype(np.float32)
@@ -148,6 +153,40 @@ def encode_with_model(texts: Sequence[str], model: str, batch_size: int = 64) ->
         ) from error
     vectors = transformer.encode(list(texts), batch_size=batch_size, show_progress_bar=True)
     return np.asarray(vectors, np.float32)
+
+
+def ready_made(path: str | os.PathLike, rows: Sequence[int], num_rows: int) -> np.ndarray:
+    """Embeddings that somebody else made, float32 [N, E].
+
+    Args:
+      path: a .npy file, float [num_rows, E], in the order of the file of items.
+      rows: which row is that of each item number, from 1 on.
+      num_rows: items in the file of items.
+
+    Raises:
+      InputError: the file is missing, damaged, or has another number of rows.
+    """
+    path = pathlib.Path(path)
+    try:
+        # Mapped, so that a header that claims more than the file holds costs nothing.
+        embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
+        raise InputError(
+            f"{path}: missing, or no .npy file of numbers; save the embeddings by numpy.save"
+        ) from error
+    if embeddings.ndim != 2 or embeddings.dtype.kind != "f" or not embeddings.size:
+        raise InputError(
+            f"{path}: must be of floats and have two axes, items and width; found "
+            f"{embeddings.dtype} {list(embeddings.shape)}"
+        )
+    if len(embeddings) != num_rows:
+        raise InputError(
+            f"{path}: has {len(embeddings):,} rows, the file of items {num_rows:,}; give a row an "
+            "item, in the order of the file of items"
+        )
+    embeddings_NE = embeddings[rows].astype(np.float32)
+    require_usable(embeddings_NE, str(path))
+    return embeddings_NE
 
 
 def save_items(folder: str | os.PathLike, rows: Sequence[dict[str, Any]]) -> str:
@@ -228,12 +267,13 @@ def _load_pair(folder: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 def _clauses(template: str, text_fields: Sequence[str]) -> dict[str, str]:
     """The clauses of the chosen fields, in the template's order."""
+    known = dict.fromkeys((*METADATA_FIELDS, *text_fields))
     clauses = {}
     for clause in template.split("|"):
-        fields = re.findall(r"{(\w*)}", clause)
-        if len(fields) != 1 or fields[0] not in METADATA_FIELDS:
+        fields = re.findall(r"{([^{}]*)}", clause)
+        if len(fields) != 1 or fields[0] not in known:
             raise InputError(
-                f"template: {clause!r} must hold one of {{{'}, {'.join(METADATA_FIELDS)}}}; "
+                f"template: {clause!r} must hold one of {{{'}, {'.join(known)}}}; "
                 "clauses are separated by |"
             )
         clauses[fields[0]] = clause.strip()

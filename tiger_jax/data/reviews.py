@@ -4,26 +4,30 @@ It reads and cleans; filtering, ordering and numbering are the work of `sequence
 """
 
 import array
-import ast
 import dataclasses
-import gzip
-import html
-import json
 import pathlib
 import warnings
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tiger_jax.artifacts import InputError
+from tiger_jax.data import records
 
 METADATA_FIELDS = ("title", "price", "brand", "categories", "keywords")
 
-# Far longer than any real line; bounds the memory and time that parsing a hostile one takes.
-_MAX_LINE_BYTES = 2**20
 _NO_BRAND = frozenset({"Unknown", "None", "MISSING"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropped:
+    """How much of the data was left out for one reason."""
+
+    reason: str
+    users: int
+    items: int
+    interactions: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,9 +40,13 @@ class RawData:
       item_ids: distinct raw item ids, in order of first appearance.
       users: row of `user_ids` of each interaction, int32 [n].
       items: row of `item_ids` of each interaction, int32 [n].
-      timestamps: int64 [n]; None where a user's interactions are in time order already.
-      metadata: item id -> {field: value or None} for each of METADATA_FIELDS; items of which
-        nothing is known may be missing.
+      timestamps: int64 [n], or float64 [n] where some have fractions; only their order counts.
+        None where a user's interactions are in time order already.
+      metadata: item id -> {field: value or None} for each of `fields`; items of which nothing is
+        known may be missing.
+      fields: names of the metadata: METADATA_FIELDS, and the columns of own data that were chosen.
+      catalogue: item id -> row of the file of items; None where there is no such file.
+      dropped: what was left out while reading.
     """
 
     name: str
@@ -48,10 +56,38 @@ class RawData:
     items: np.ndarray
     timestamps: np.ndarray | None
     metadata: dict[str, dict[str, Any]]
+    fields: tuple[str, ...] = METADATA_FIELDS
+    catalogue: dict[str, int] | None = None
+    dropped: tuple[Dropped, ...] = ()
 
     def metadata_of(self, item_id: str) -> dict[str, Any]:
         """{field: value or None} of an item, all None where nothing is known of it."""
-        return self.metadata.get(item_id) or dict.fromkeys(METADATA_FIELDS)
+        return self.metadata.get(item_id) or dict.fromkeys(self.fields)
+
+    def only(self, kept: np.ndarray, reason: str) -> "RawData":
+        """The data without the interactions that are not `kept`, and without whom that leaves bare.
+
+        Args:
+          kept: bool [n].
+          reason: why the others are dropped, for people.
+        """
+        user_rows, users = np.unique(self.users[kept], return_inverse=True)
+        item_rows, items = np.unique(self.items[kept], return_inverse=True)
+        gone = Dropped(
+            reason,
+            users=len(self.user_ids) - len(user_rows),
+            items=len(self.item_ids) - len(item_rows),
+            interactions=int((~kept).sum()),
+        )
+        return dataclasses.replace(
+            self,
+            user_ids=[self.user_ids[row] for row in user_rows],
+            item_ids=[self.item_ids[row] for row in item_rows],
+            users=users.astype(np.int32),
+            items=items.astype(np.int32),
+            timestamps=None if self.timestamps is None else self.timestamps[kept],
+            dropped=(*self.dropped, gone),
+        )
 
 
 def read_raw(folder: str | pathlib.Path) -> RawData:
@@ -82,17 +118,18 @@ def read_amazon2014(folder: str | pathlib.Path) -> RawData:
       InputError: a file is missing or damaged, or a line is malformed.
     """
     folder = pathlib.Path(folder)
-    interactions = _Interactions()
+    interactions = Interactions()
     path = folder / "sequences.txt.gz"
-    for number, line in _lines(path):
-        user_id, *item_ids = line.split()
+    for number, line in records.lines(path):
+        where = f"{path}:{number}"
+        user_id, *item_ids = (records.identifier(word, "id", where) for word in line.split())
         if not item_ids:
-            raise InputError(f"{path}:{number}: user {user_id!r} without items")
+            raise InputError(f"{where}: user {user_id!r} without items")
         if user_id in interactions.user_rows:
-            raise InputError(f"{path}:{number}: user {user_id!r} has a line already")
+            raise InputError(f"{where}: user {user_id!r} has a line already")
         for item_id in item_ids:
             interactions.add(user_id, item_id)
-    metadata = _read_metadata(folder / "items.jsonl.gz", _parse_json, interactions)
+    metadata = _read_metadata(folder / "items.jsonl.gz", records.json_record, interactions)
     return interactions.raw_data(folder.name, metadata)
 
 
@@ -109,19 +146,19 @@ def read_mcauley(reviews_path: str | pathlib.Path, meta_path: str | pathlib.Path
       InputError: a file is missing or damaged, or a line is malformed.
     """
     reviews_path = pathlib.Path(reviews_path)
-    interactions = _Interactions()
-    for number, line in _lines(reviews_path):
+    interactions = Interactions()
+    for number, line in records.lines(reviews_path):
         where = f"{reviews_path}:{number}"
-        review = _record(_parse_json, line, where)
-        user_id = _identifier(review, "reviewerID", where)
-        item_id = _identifier(review, "asin", where)
+        review = records.json_record(line, where)
+        user_id = records.identifier(review.get("reviewerID"), "reviewerID", where)
+        item_id = records.identifier(review.get("asin"), "asin", where)
         interactions.add(user_id, item_id, _timestamp(review, where))
-    metadata = _read_metadata(pathlib.Path(meta_path), _parse_literal, interactions)
+    metadata = _read_metadata(pathlib.Path(meta_path), records.literal_record, interactions)
     name = reviews_path.name.removesuffix(".json.gz").removeprefix("reviews_").removesuffix("_5")
     return interactions.raw_data(name, metadata)
 
 
-class _Interactions:
+class Interactions:
     """Interactions as they are read, with ids replaced by rows."""
 
     def __init__(self):
@@ -131,79 +168,41 @@ class _Interactions:
         self.items = array.array("i")
         self.timestamps = array.array("q")
 
-    def add(self, user_id: str, item_id: str, timestamp: int | None = None):
+    def add(self, user_id: str, item_id: str, timestamp: int | float | None = None):
+        """One more; all have a timestamp or none has."""
         self.users.append(self.user_rows.setdefault(user_id, len(self.user_rows)))
         self.items.append(self.item_rows.setdefault(item_id, len(self.item_rows)))
         if timestamp is not None:
+            if isinstance(timestamp, float) and self.timestamps.typecode == "q":
+                self.timestamps = array.array("d", self.timestamps)
             self.timestamps.append(timestamp)
 
-    def raw_data(self, name: str, metadata: dict[str, dict]) -> RawData:
+    def raw_data(self, name: str, metadata: dict[str, dict], **more: Any) -> RawData:
+        """All that was added, and what is known of its items."""
         return RawData(
             name=name,
             user_ids=list(self.user_rows),
             item_ids=list(self.item_rows),
             users=np.array(self.users, np.int32),
             items=np.array(self.items, np.int32),
-            timestamps=np.array(self.timestamps, np.int64) if self.timestamps else None,
+            timestamps=np.array(self.timestamps) if self.timestamps else None,
             metadata=metadata,
+            **more,
         )
 
 
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines of a gzip file of UTF-8 text, blank ones left out."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    number = 0
-    try:
-        with gzip.open(path, "rb") as file:
-            while line := file.readline(_MAX_LINE_BYTES + 1):
-                number += 1
-                if len(line) > _MAX_LINE_BYTES:
-                    raise InputError(f"{path}:{number}: longer than {_MAX_LINE_BYTES:,} bytes")
-                text = line.decode()
-                if text.strip():
-                    yield number, text
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}:{number}: not UTF-8 text ({error.reason})") from error
-    except (EOFError, zlib.error, OSError) as error:
-        raise InputError(
-            f"{path}: cannot be read behind line {number} ({error}); the file is truncated, "
-            "damaged or no gzip file: get it again"
-        ) from error
-
-
-def _parse_json(line: str) -> Any:
-    return json.loads(line)
-
-
-def _parse_literal(line: str) -> Any:
-    return ast.literal_eval(line.strip())
-
-
-def _record(parse: Callable[[str], Any], line: str, where: str) -> dict[str, Any]:
-    """One line as a dictionary; a hostile line costs no more than an error."""
-    try:
-        record = parse(line)
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        kind = "JSON" if parse is _parse_json else "a Python literal"
-        raise InputError(f"{where}: not {kind} ({_first_line(error)})") from error
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: must be a dictionary, found {type(record).__name__}")
-    return record
-
-
 def _read_metadata(
-    path: pathlib.Path, parse: Callable[[str], Any], interactions: _Interactions
+    path: pathlib.Path, parse: Callable[[str, str], dict[str, Any]], interactions: Interactions
 ) -> dict[str, dict[str, Any]]:
     """Metadata of the items that have interactions; of two lines of an item the first counts."""
     metadata: dict[str, dict[str, Any]] = {}
     with warnings.catch_warnings():
         # Literals hold invalid escapes such as "\d", which Python's parser complains about.
         warnings.simplefilter("ignore")
-        for number, line in _lines(path):
+        for number, line in records.lines(path):
             where = f"{path}:{number}"
-            record = _record(parse, line, where)
-            item_id = _identifier(record, "asin", where)
+            record = parse(line, where)
+            item_id = records.identifier(record.get("asin"), "asin", where)
             if item_id in interactions.item_rows and item_id not in metadata:
                 metadata[item_id] = _metadata_row(record, where)
     return metadata
@@ -220,15 +219,6 @@ def _metadata_row(record: dict[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def _identifier(record: dict[str, Any], field: str, where: str) -> str:
-    value = record.get(field)
-    if not isinstance(value, str) or not value:
-        raise InputError(f"{where}: field {field!r} must be a text that is not empty")
-    if not _is_utf8(value):
-        raise InputError(f"{where}: field {field!r} is not valid Unicode")
-    return value
-
-
 def _timestamp(review: dict[str, Any], where: str) -> int:
     value = review.get("unixReviewTime")
     if type(value) is not int or abs(value) >= 2**63:
@@ -242,7 +232,7 @@ def _text(record: dict[str, Any], field: str, where: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise InputError(f"{where}: field {field!r} must be a text")
-    return _clean(value) or None
+    return records.clean(value) or None
 
 
 def _price(record: dict[str, Any], where: str) -> float | None:
@@ -263,24 +253,5 @@ def _categories(record: dict[str, Any], where: str) -> list[list[str]] | None:
         raise InputError(f"{where}: field 'categories' must be a list of paths, each a list")
     if not all(isinstance(name, str) for path in value for name in path):
         raise InputError(f"{where}: field 'categories' must hold texts")
-    paths = [[name for name in map(_clean, path) if name] for path in value]
+    paths = [[name for name in map(records.clean, path) if name] for path in value]
     return [path for path in paths if path] or None
-
-
-def _clean(text: str) -> str:
-    """HTML entities decoded, white space made single blanks, broken characters replaced."""
-    text = " ".join(html.unescape(text).split())
-    return text if _is_utf8(text) else text.encode("utf-8", "replace").decode()
-
-
-def _is_utf8(text: str) -> bool:
-    """False for lone surrogates, which JSON and Python literals can smuggle in."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -13,7 +13,7 @@ import numpy as np
 
 from tiger_jax import artifacts
 from tiger_jax.artifacts import InputError
-from tiger_jax.data.reviews import RawData
+from tiger_jax.data.reviews import Dropped, RawData
 
 SEQUENCES = "sequences.npz"
 MADE_BY = "python -m tiger_jax.prepare"
@@ -21,6 +21,9 @@ _KIND = "sequences"
 
 # Leave-one-out takes two items of a user; a history needs at least one more.
 _SHORTEST = 3
+
+# What becomes of an interaction, and for whose sake: `_outside_core`.
+_KEPT, _OF_USER, _OF_ITEM = range(3)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,7 +130,11 @@ class Sequences:
 
 
 def build_sequences(
-    raw: RawData, ties: str = "file", seed: int = 0, min_interactions: int = 5
+    raw: RawData,
+    ties: str = "file",
+    seed: int = 0,
+    min_interactions: int = 5,
+    min_item_interactions: int | None = None,
 ) -> Sequences:
     """Filters, orders and numbers the interactions (TIGER section 4, "Datasets").
 
@@ -143,6 +150,7 @@ def build_sequences(
       seed: of the shuffling.
       min_interactions: users and items with fewer are dropped, again and again until none is
         left (5-core). Users with fewer than 3 are always dropped: they cannot be split.
+      min_item_interactions: the number for items, where it is another than for users.
 
     Raises:
       InputError: ties are to be shuffled without timestamps, or nothing is left.
@@ -154,11 +162,18 @@ def build_sequences(
             f"ties=shuffle: the {raw.name} data is in time order but has no timestamps, so ties "
             "cannot be told; use ties=file or the original reviews file"
         )
-    kept = _core(raw.users, raw.items, min_interactions)
+    if not len(raw.items):
+        raise InputError(f"{raw.name}: 0 interactions read; give data that has some")
+    if min_item_interactions is None:
+        min_item_interactions = min_interactions
+    user_minimum = max(min_interactions, _SHORTEST)
+    too_few = _outside_core(raw.users, raw.items, user_minimum, min_item_interactions)
+    kept = too_few == _KEPT
     if not kept.any():
         raise InputError(
-            f"no user and item of {raw.name} has {min_interactions} interactions with the others "
-            f"({len(raw.users)} interactions read); lower min_interactions"
+            f"no user and item of {raw.name} has {user_minimum} and {min_item_interactions} "
+            f"interactions with the others ({len(raw.users)} interactions read); lower "
+            f"min_interactions, at least to {_SHORTEST}: leave-one-out takes that many of a user"
         )
     users, items = raw.users[kept], raw.items[kept]
     timestamps = np.zeros(len(users), np.int64) if raw.timestamps is None else raw.timestamps[kept]
@@ -169,6 +184,22 @@ def build_sequences(
         tie_break = np.random.default_rng(seed).permutation(len(users))
         order = np.lexsort((tie_break, timestamps, users))
     user_rows, lengths = np.unique(users, return_counts=True)
+    dropped = [
+        *raw.dropped,
+        Dropped(
+            f"users with fewer than {user_minimum} interactions"
+            + (" (leave-one-out takes that many)" if user_minimum > min_interactions else ""),
+            users=len(raw.user_ids) - len(user_rows),
+            items=0,
+            interactions=int((too_few == _OF_USER).sum()),
+        ),
+        Dropped(
+            f"items with fewer than {min_item_interactions} interactions",
+            users=0,
+            items=len(raw.item_ids) - len(item_rows),
+            interactions=int((too_few == _OF_ITEM).sum()),
+        ),
+    ]
     item_ids = ("", *(raw.item_ids[row] for row in item_rows))
     return Sequences(
         user_ids=tuple(raw.user_ids[row] for row in user_rows),
@@ -179,7 +210,9 @@ def build_sequences(
             "dataset": raw.name,
             "ties": ties,
             "seed": seed,
-            "min_interactions": min_interactions,
+            "min_interactions": user_minimum,
+            "min_item_interactions": min_item_interactions,
+            "dropped": [dataclasses.asdict(gone) for gone in dropped],
             "num_users": len(user_rows),
             "num_items": len(item_rows),
             "items_checksum": artifacts.checksum(*_packed(item_ids)),
@@ -187,20 +220,28 @@ def build_sequences(
     )
 
 
-def _core(users: np.ndarray, items: np.ndarray, min_interactions: int) -> np.ndarray:
-    """Mask of the interactions whose users and items all have enough of the others, bool [n]."""
-    kept = np.ones(len(users), bool)
-    user_minimum = max(min_interactions, _SHORTEST)
-    while kept.any():
-        user_counts = np.bincount(users[kept])
-        item_counts = np.bincount(items[kept])
-        enough = (user_counts[users[kept]] >= user_minimum) & (
-            item_counts[items[kept]] >= min_interactions
-        )
-        if enough.all():
-            break
-        kept[kept] = enough
-    return kept
+def _outside_core(
+    users: np.ndarray, items: np.ndarray, user_minimum: int, item_minimum: int
+) -> np.ndarray:
+    """Which interactions have users and items with too few of the others, and whose fault it is.
+
+    Returns:
+      _KEPT, _OF_USER or _OF_ITEM for each interaction, int8 [n].
+    """
+    too_few = np.full(len(users), _KEPT, np.int8)
+    changed = True
+    while changed:
+        changed = False
+        for rows, minimum, fault in (
+            (users, user_minimum, _OF_USER),
+            (items, item_minimum, _OF_ITEM),
+        ):
+            kept = too_few == _KEPT
+            counts = np.bincount(rows[kept], minlength=rows.max() + 1)
+            new = kept & (counts[rows] < minimum)
+            too_few[new] = fault
+            changed |= bool(new.any())
+    return too_few
 
 
 def _numbers_by_appearance(rows: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
