@@ -17,7 +17,7 @@ CORE = [
     "tqdm>=4.66,<5",
 ]
 TEXT = ["sentence-transformers>=5,<6"]
-PARQUET = ["pyarrow>=17,<26"]
+PARQUET = ["pyarrow>=17,<27"]
 DEV = [*PARQUET, "hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.12,<0.17"]
 
 setuptools.setup(
