@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tiger_jax.artifacts import InputError
-from tiger_jax.semantic_ids import clustering
+from tiger_jax.semantic_ids import clustering, schemes
 
 
 def clustered_points(num_clusters, points_each, width=5, spread=0.01, seed=0):
@@ -117,12 +117,27 @@ def test_kmeans_is_as_good_as_scikit_learn():
     assert inertia < 1.03 * reference.inertia_
 
 
+@pytest.mark.parametrize("repeated", [0, 5])
+def test_points_of_no_weight_change_nothing(repeated):
+    points_NZ, _ = clustered_points(4, 10)
+    padded_NZ = jnp.concatenate([points_NZ, points_NZ[jnp.full(24, repeated)]])
+    weight_N = jnp.arange(64) < 40
+    centroids_CZ, cluster_N = clustering.kmeans(
+        padded_NZ, 4, jax.random.key(0), 10, weight_N.astype(jnp.float32)
+    )
+    expected_CZ, expected_N = clustering.kmeans(points_NZ, 4, jax.random.key(0), 10)
+    order = np.argsort(centroids_CZ.sum(axis=1) + 100 * centroids_CZ[:, 0])
+    expected = np.argsort(expected_CZ.sum(axis=1) + 100 * expected_CZ[:, 0])
+    np.testing.assert_allclose(centroids_CZ[order], expected_CZ[expected], atol=1e-4)
+    assert len(set(zip(cluster_N[:40].tolist(), expected_N.tolist(), strict=True))) == 4
+
+
 def test_residual_codes_are_the_nearest_codewords_of_the_residuals():
     embeddings_NE = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
-    codes = clustering.residual(embeddings_NE, 0, codebook_sizes=(4, 8, 16))
-    residual_NE = embeddings_NE - codes.parameters["mean"]
+    codes = schemes.residual(embeddings_NE, 0, codebook_sizes=(4, 8, 16))
+    residual_NE = embeddings_NE - codes.quantizer.arrays["mean"]
     for level in range(3):
-        codebook_CE = codes.parameters[f"codebook_{level}"]
+        codebook_CE = codes.quantizer.arrays[f"codebook_{level}"]
         distance_NC = ((residual_NE[:, None] - codebook_CE) ** 2).sum(axis=-1)
         np.testing.assert_array_equal(codes.codes_NL[:, level], distance_NC.argmin(axis=1))
         residual_NE = residual_NE - codebook_CE[codes.codes_NL[:, level]]
@@ -134,7 +149,7 @@ def test_residual_codes_are_the_nearest_codewords_of_the_residuals():
 def test_each_level_explains_more():
     embeddings_NE = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
     explained = [
-        clustering.residual(embeddings_NE, 0, codebook_sizes=(8,) * levels).explained_variance
+        schemes.residual(embeddings_NE, 0, codebook_sizes=(8,) * levels).explained_variance
         for levels in (1, 2, 3, 4)
     ]
     assert explained[0] > 0
@@ -150,12 +165,12 @@ def test_explained_variance_of_the_mean_is_zero_and_of_the_points_one():
 
 
 def test_random_can_use_up_all_ids():
-    codes = clustering.random(np.zeros((24, 1)), 0, codebook_sizes=(2, 3, 4))
+    codes = schemes.random(np.zeros((24, 1)), 0, codebook_sizes=(2, 3, 4))
     assert sorted(map(tuple, codes.codes_NL.tolist())) == list(np.ndindex(2, 3, 4))
 
 
 def test_random_of_the_paper_is_uniform_at_every_level():
-    codes_NL = clustering.random(np.zeros((25500, 1)), 0, codebook_sizes=(255,) * 4).codes_NL
+    codes_NL = schemes.random(np.zeros((25500, 1)), 0, codebook_sizes=(255,) * 4).codes_NL
     for code_N in codes_NL.T:
         # 100 items a code; chi-squared with 254 degrees of freedom has deviation sqrt(508).
         chi_squared = ((np.bincount(code_N, minlength=255) - 100) ** 2 / 100).sum()
@@ -164,9 +179,9 @@ def test_random_of_the_paper_is_uniform_at_every_level():
 
 def test_more_items_than_ids_is_one_clear_line():
     with pytest.raises(InputError, match="25 items, but only 24 different IDs"):
-        clustering.random(np.zeros((25, 1)), 0, codebook_sizes=(2, 3, 4))
+        schemes.random(np.zeros((25, 1)), 0, codebook_sizes=(2, 3, 4))
 
 
 def test_fewer_items_than_codes_is_one_clear_line():
     with pytest.raises(InputError, match="7 items cannot fill a codebook of 8 codes"):
-        clustering.residual(np.ones((7, 2), np.float32), 0, codebook_sizes=(4, 8))
+        schemes.residual(np.ones((7, 2), np.float32), 0, codebook_sizes=(4, 8))

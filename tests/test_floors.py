@@ -43,7 +43,7 @@ OUTSIDE = {
     "command_line": {"absl"},
     "data": {"numpy"},
     "checkpoints": {"numpy", "jax", "flax", "orbax"},
-    "semantic_ids": SCIENCE,
+    "semantic_ids": SCIENCE | {"tqdm"},
     "model": {"jax", "flax", "numpy"},
     "baselines": SCIENCE | {"scipy"},
 }

@@ -17,19 +17,21 @@ from tiger_jax import artifacts, make_ids, prepare
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.data.sequences import Sequences
-from tiger_jax.semantic_ids import clustering, rqvae
+from tiger_jax.semantic_ids import journal, rqvae, schemes
 from tiger_jax.semantic_ids.table import SemanticIdTable
 
+# Macros of the cards, for a catalogue of 120 items.
+SMALL = {"CODEBOOK_SIZES": "(8, 8, 8, 8)", "NUM_EPOCHS": 2}
 CARDS = sorted((pathlib.Path(__file__).parent.parent / "gin" / "ids").glob("*.gin"))
 
-RESIDUAL = functools.partial(clustering.residual, codebook_sizes=(8, 8))
-functools.update_wrapper(RESIDUAL, clustering.residual)
+RESIDUAL = functools.partial(schemes.residual, codebook_sizes=(8, 8))
+functools.update_wrapper(RESIDUAL, schemes.residual)
 
 # One object, so that all tests share what is compiled for it.
 ADAMW = optax.adamw(1e-3)
 
 
-def small_rqvae(embeddings_NE, seed, **overrides):
+def small_rqvae(embeddings_NE, seed, journal=None, **overrides):
     settings = {
         "hidden_sizes": (16,),
         "latent_size": 4,
@@ -39,7 +41,7 @@ def small_rqvae(embeddings_NE, seed, **overrides):
         "batch_size": 32,
         "num_epochs": 20,
     }
-    return make_ids.rqvae(embeddings_NE, seed, **{**settings, **overrides})
+    return schemes.rqvae(embeddings_NE, seed, journal=journal, **{**settings, **overrides})
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_equal_seeds_write_equal_tables(folder):
 def test_saved_parameters_give_every_item_its_codes_again(folder):
     make_ids.make_ids(str(folder), "mine", small_rqvae, min_codebook_usage=0)
     header, arrays = artifacts.load_arrays(
-        folder / "ids" / "mine" / "small_rqvae.npz", "small_rqvae", ""
+        folder / "ids" / "mine" / "quantizer.npz", "quantizer", ""
     )
     table = SemanticIdTable.load(folder / "ids" / "mine" / "semantic_ids.npz")
     assert header["parameters_checksum"] == table.header["parameters_checksum"]
@@ -198,9 +200,9 @@ def test_constant_embeddings_are_one_clear_line(folder):
 
 
 def test_fewer_items_than_codes_is_one_clear_line(folder):
-    wide = functools.partial(clustering.residual, codebook_sizes=(256,))
+    wide = functools.partial(schemes.residual, codebook_sizes=(256,))
     with pytest.raises(InputError, match="120 items cannot fill a codebook of 256"):
-        make_ids.make_ids(str(folder), "mine", functools.update_wrapper(wide, clustering.residual))
+        make_ids.make_ids(str(folder), "mine", functools.update_wrapper(wide, schemes.residual))
 
 
 def test_folder_that_is_not_prepared_says_what_to_run(tmp_path):
@@ -212,9 +214,11 @@ def test_folder_that_is_not_prepared_says_what_to_run(tmp_path):
 def test_every_card_makes_ids_from_the_command_line(card, folder, capsys):
     dataset = card.parent.parent / "dataset" / "synthetic.gin"
     argv = ["make_ids", f"--gin_file={dataset}", f"--gin_file={card}", f"--folder={folder}"]
-    argv += ["--seed=1", "--json", "--gin.CODEBOOK_SIZES=(8, 8, 8, 8)"]
-    if "rqvae" in card.stem:
-        argv += ["--gin.NUM_EPOCHS=2"]
+    argv += ["--seed=1", "--json", "--min_codebook_usage=0"]
+    text = card.read_text()
+    for macro, value in SMALL.items():
+        if f"{macro} = " in text or "ids/rqvae.gin" in text:
+            argv += [f"--gin.{macro}={value}"]
     gin.clear_config()
     try:
         make_ids.main(argv)
@@ -223,7 +227,76 @@ def test_every_card_makes_ids_from_the_command_line(card, folder, capsys):
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"codebook_usage", "unique", "collisions"} <= result.keys()
     assert result["seed"] == 1
-    assert result["scheme"] == card.stem.removesuffix("_adamw")
+    assert result["scheme"] in {scheme.__name__ for scheme in schemes.SCHEMES}
+    assert card.stem.startswith(result["scheme"]) or card.stem == "figure4"
     assert (folder / "ids" / card.stem / "semantic_ids.npz").is_file()
     config = (folder / "ids" / card.stem / "config.gin").read_text()
     assert "make_ids.scheme" in config
+
+
+def test_every_scheme_is_listed_and_has_a_card(capsys):
+    make_ids.main(["make_ids", "--list"])
+    names = capsys.readouterr().out.splitlines()
+    assert names == ["rqvae", "vqvae", "lsh", "random", "hierarchical", "residual", "text"]
+    assert set(names) <= {card.stem for card in CARDS}
+
+
+def test_scheme_flag_stands_for_its_card(folder, capsys):
+    dataset = "--gin_file=gin/dataset/synthetic.gin"
+    for argv in (["--scheme=random"], ["--scheme", "random"]):
+        make_ids.main(["make_ids", dataset, *argv, f"--folder={folder}", "--json"])
+        result = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert (result["scheme"], result["ids"]) == ("random", "random")
+        gin.clear_config()
+    with pytest.raises(SystemExit):
+        make_ids.main(["make_ids", "--scheme=kmeans", f"--folder={folder}"])
+    assert "no such gin file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("configuration", "rounds"), [("same", 1), ("another", 2)])
+def test_killed_training_goes_on_to_the_same_table(folder, monkeypatch, configuration, rounds):
+    """Killed in the second of two rounds; one of another configuration starts anew."""
+    monkeypatch.setattr(journal, "_PERIOD", 0.0)
+    train_epochs, calls = rqvae.train_epochs, []
+
+    def run(name, configuration, killed_in=None):
+        def counted(*args, **kwargs):
+            calls.append(kwargs["num_epochs"])
+            if len(calls) == killed_in:
+                raise KeyboardInterrupt
+            return train_epochs(*args, **kwargs)
+
+        calls.clear()
+        monkeypatch.setattr(rqvae, "train_epochs", counted)
+        make_ids.make_ids(
+            str(folder), name, small_rqvae, min_codebook_usage=0, configuration=configuration
+        )
+
+    run("undisturbed", "same")
+    with pytest.raises(KeyboardInterrupt):
+        run("mine", "same", killed_in=2)
+    metrics = folder / "ids" / "mine.training" / "metrics.jsonl"
+    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == [10]
+    assert not (folder / "ids" / "mine").exists()
+    run("mine", configuration)
+    assert len(calls) == rounds
+    assert not metrics.parent.exists()
+    undisturbed, mine = (folder / "ids" / name for name in ("undisturbed", "mine"))
+    assert (mine / "metrics.jsonl").read_text() == (undisturbed / "metrics.jsonl").read_text()
+    one, two = (SemanticIdTable.load(path / "semantic_ids.npz") for path in (undisturbed, mine))
+    assert one.checksum() == two.checksum()
+    assert one.header["parameters_checksum"] == two.header["parameters_checksum"]
+
+
+def test_joined_folders_share_codes_and_keep_their_own_items(folder, tmp_path):
+    other = tmp_path / "other"
+    prepare.prepare("synthetic", str(other), width=16, synthetic_users=200, synthetic_items=80)
+    make_ids.make_ids(str(folder), "joined", RESIDUAL, joined_with=str(other))
+    table = SemanticIdTable.load(folder / "ids" / "joined" / "semantic_ids.npz")
+    own_NE, other_NE = (content.load_embeddings(path)[0] for path in (folder, other))
+    codes = RESIDUAL(np.concatenate([own_NE, other_NE]), 0)
+    np.testing.assert_array_equal(table.semantic_ids_NI[1:, :2], codes.codes_NL[: len(own_NE)])
+    assert [source["dataset"] for source in table.header["joined_with"]] == ["synthetic"]
+    prepare.prepare("synthetic", str(other), width=8, synthetic_users=200, synthetic_items=80)
+    with pytest.raises(InputError, match="8 wide, but those to join by tfidf, 16 wide"):
+        make_ids.make_ids(str(folder), "joined", RESIDUAL, joined_with=str(other))

@@ -64,7 +64,7 @@ def test_each_residual_is_what_the_level_above_leaves():
     rng = np.random.default_rng(0)
     codebooks = tuple(jnp.asarray(rng.normal(size=(c, 3)), jnp.float32) for c in (4, 16, 256))
     latent_BZ = jnp.asarray(rng.normal(size=(20, 3)), jnp.float32)
-    _, residuals_LBZ, codewords_LBZ = rqvae.quantize(latent_BZ, codebooks)
+    _, residuals_LBZ, codewords_LBZ, _ = rqvae.quantize(latent_BZ, codebooks)
     np.testing.assert_array_equal(residuals_LBZ[0], latent_BZ)
     np.testing.assert_array_equal(residuals_LBZ[1:], (residuals_LBZ - codewords_LBZ)[:-1])
 
@@ -94,6 +94,7 @@ def test_loss_worked_by_hand():
         codes_BL=jnp.zeros((2, 2), jnp.int32),
         residuals_LBZ=jnp.array([[[3.0], [0.0]], [[1.0], [-2.0]]]),
         codewords_LBZ=jnp.array([[[2.0], [2.0]], [[0.5], [-2.0]]]),
+        latent_BZ=jnp.array([[2.5], [0.0]]),
     )
     x_BE = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     output = rqvae.Output(jnp.array([[3.0], [0.0]]), quantized, jnp.array([[0.0, 0], [3, 4]]))
@@ -159,7 +160,7 @@ def test_commitment_pulls_latents_to_their_codewords(network, x_NE):
         output = rqvae.Output(latent_NZ, rqvae.quantize(latent_NZ, codebooks), x_NE)
         return rqvae.loss(output, x_NE, beta=0.25)[0]
 
-    _, residuals_LNZ, codewords_LNZ = rqvae.quantize(latent_NZ, codebooks)
+    _, residuals_LNZ, codewords_LNZ, _ = rqvae.quantize(latent_NZ, codebooks)
     expected = 2 * 0.25 / 40 * (residuals_LNZ - codewords_LNZ).sum(axis=0)
     np.testing.assert_allclose(jax.grad(loss_of_latent)(latent_NZ), expected, atol=1e-6)
 

@@ -1,31 +1,33 @@
 """Verb 2: content embeddings of a prepared folder -> a semantic-ID table in ids/<name>.
 
-An ID scheme is a function (embeddings_NE, seed, ...) -> `Codes` that a gin file chooses. Here are
-the training loop of the one that learns, and what all share: checks before and after, the files.
+The ID scheme is a function of `semantic_ids/schemes.py` that a gin file chooses. Here is what all
+share: checks before and after, the table's header, the files.
 """
 
+import dataclasses
+import inspect
 import json
 import pathlib
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-import optax
-from tqdm import tqdm
 
 from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
-from tiger_jax.semantic_ids import clustering
-from tiger_jax.semantic_ids import rqvae as rq
-from tiger_jax.semantic_ids.table import Codes, SemanticIdTable, codes_health
+from tiger_jax.semantic_ids import quantizer, schemes
+from tiger_jax.semantic_ids.journal import METRICS, Journal
+from tiger_jax.semantic_ids.table import Codes, SemanticIdTable
 
 _EXAMPLES = """
-python -m tiger_jax.make_ids --gin_file=gin/dataset/beauty.gin --gin_file=gin/ids/rqvae.gin
-python -m tiger_jax.make_ids --gin_file=gin/dataset/toys.gin --gin_file=gin/ids/residual.gin --seed=1
+python -m tiger_jax.make_ids --list
+python -m tiger_jax.make_ids --gin_file=gin/dataset/beauty.gin --scheme=rqvae
+python -m tiger_jax.make_ids --gin_file=gin/dataset/toys.gin --gin_file=gin/ids/rqvae_adamw.gin --seed=1
 python -m tiger_jax.make_ids --gin_file=gin/experiment/quickstart.gin --gin.NUM_EPOCHS=50 --json
+python -m tiger_jax.make_ids --gin_file=gin/dataset/beauty.gin --scheme=rqvae --joined_with=work/sports,work/toys
 """  # noqa: E501
 
 
@@ -35,12 +37,17 @@ def make_ids(
     scheme: Callable[..., Codes],
     seed: int = 0,
     min_codebook_usage: float = 0.5,
+    joined_with: str = "",
     configuration: str = "",
 ) -> dict[str, Any]:
     """Gives every item of a prepared folder a distinct Semantic ID.
 
-    Writes folder/ids/<ids>: semantic_ids.npz; where the scheme learns, <scheme>.npz,
-    by which new items get codes; metrics.jsonl, the health while training; config.gin.
+    Writes folder/ids/<ids>: semantic_ids.npz; where codes come from content, quantizer.npz, by
+    which new items get theirs; metrics.jsonl, the health while training; config.gin. Training
+    that was killed goes on where it was when the same command is given again; until it is over
+    its metrics.jsonl is in folder/ids/<ids>.training.
+
+    --list prints the names of the schemes; --scheme=NAME stands for --gin_file=gin/ids/NAME.gin.
 
     Args:
       folder: prepared folder with content embeddings.
@@ -49,6 +56,9 @@ def make_ids(
       seed: of all that is drawn.
       min_codebook_usage: share of each codebook that must be in use at the end; with less it has
         collapsed, and nothing is written.
+      joined_with: further prepared folders, separated by commas, whose items get their codes by
+        the same scheme (the three datasets joined: TIGER appendix E, Table 10); the table is still
+        that of `folder`, whose items come first.
       configuration: gin text of all that was set, saved beside the IDs.
 
     Returns:
@@ -58,9 +68,9 @@ def make_ids(
       InputError: unusable embeddings, a collapsed codebook, too many items with equal codes.
     """
     embeddings_NE, source = content.load_embeddings(folder)
-    content.require_usable(embeddings_NE, f"{folder}: content embeddings")
-    started = time.monotonic()
-    codes = scheme(embeddings_NE, seed)
+    others = [other.strip() for other in joined_with.split(",") if other.strip()]
+    all_NE, joined = _join(embeddings_NE, source, others)
+    content.require_usable(all_NE, f"{folder}: content embeddings")
     header = {
         "scheme": scheme.__name__,
         "ids": ids,
@@ -70,120 +80,66 @@ def make_ids(
         "text_fields": source["text_fields"],
         "items_checksum": source["items_checksum"],
         "embeddings_checksum": source["checksum"],
-        "parameters_checksum": artifacts.checksum(*codes.parameters.values()),
+        "joined_with": joined,
         "provenance": artifacts.provenance(),
     }
-    make_table = (
-        SemanticIdTable.from_codes
-        if codes.has_collision_token
-        else SemanticIdTable.from_distinct_codes
-    )
-    table = make_table(codes.codes_NL, codes.codebook_sizes, header)
-    health = {**table.health(), "explained_variance": codes.explained_variance}
-    _require_no_collapse(health, codes.codebook_sizes, min_codebook_usage)
     target = pathlib.Path(folder) / "ids" / ids
+    journal = Journal(target.with_name(f"{ids}.training"), _identity(header, configuration))
+    started = time.monotonic()
+    try:
+        codes = _codes(scheme, all_NE, seed, journal)
+        codes = dataclasses.replace(codes, codes_NL=codes.codes_NL[: len(embeddings_NE)])
+        if codes.quantizer is not None:
+            header["parameters_checksum"] = codes.quantizer.checksum()
+        table = codes.table(header)
+        health = {**table.health(), "explained_variance": codes.explained_variance}
+        _require_no_collapse(health, codes.codebook_sizes, min_codebook_usage)
+    except InputError:
+        # To go on from here would lead here again.
+        journal.clear()
+        raise
     _write(target, table, codes, health, configuration)
+    journal.clear()
     usage = " ".join(f"{share:.0%}" for share in health["codebook_usage"])
     print(
         f"{target}: {table.num_items:,} items, codes in use by level: {usage}, "
         f"{health['unique']:,} different tuples of codes, {health['collisions']:,} collisions"
+        + ("" if codes.has_collision_token else "; no collision token")
     )
     return {**health, "seconds": round(time.monotonic() - started, 1), **table.header}
 
 
-def rqvae(
-    embeddings_NE: np.ndarray,
-    seed: int,
-    *,
-    hidden_sizes: tuple[int, ...],
-    latent_size: int,
-    codebook_sizes: tuple[int, ...],
-    beta: float,
-    optimizer: optax.GradientTransformation,
-    batch_size: int,
-    num_epochs: int,
-    max_gradient_norm: float | None = None,
-    start_items: int | None = None,
-    epochs_per_round: int = 10,
-    restart: bool = True,
+def _codes(
+    scheme: Callable[..., Codes], embeddings_NE: np.ndarray, seed: int, journal: Journal
 ) -> Codes:
-    """ID scheme: trains an RQ-VAE (TIGER sections 3.1 and 4).
+    """Runs a scheme; one that trains for long keeps a journal."""
+    if "journal" in inspect.signature(scheme).parameters:
+        return scheme(embeddings_NE, seed, journal=journal)
+    return scheme(embeddings_NE, seed)
 
-    Args:
-      embeddings_NE: content embeddings.
-      seed: of the parameters, the k-means start, the shuffles and the restarts.
-      hidden_sizes: widths of the encoder's hidden layers.
-      latent_size: width of the latent.
-      codebook_sizes: number of codes of each level.
-      beta: weight of the commitment term.
-      optimizer: turns gradients into updates.
-      batch_size: items of an update; all where there are fewer.
-      num_epochs: passes over the items.
-      max_gradient_norm: gradients are clipped to this global norm; None: not at all.
-      start_items: items whose latents k-means clusters to start the codebooks; None: all.
-      epochs_per_round: epochs in one call of the device, between which health is measured.
-      restart: whether dead codes are put onto residuals of items after each round but the last.
 
-    Raises:
-      InputError: fewer items than codes, or the loss stops being finite.
-    """
-    codebook_sizes = tuple(codebook_sizes)
-    x_NE, statistics = rq.standardize(embeddings_NE)
-    network = rq.RqVae(x_NE.shape[1], tuple(hidden_sizes), latent_size, codebook_sizes)
-    if max_gradient_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
+def _identity(header: dict, configuration: str) -> str:
+    """What a training depends on; nothing that a later one could go on from where that is not
+    known, as it is from the command line only."""
+    return artifacts.checksum(json.dumps(header), configuration) if configuration else ""
 
-    init_key, start_key, shuffle_key, restart_key = jax.random.split(jax.random.key(seed), 4)
-    parameters = network.init(init_key, x_NE[:1])["params"]
-    start_rows = jax.random.permutation(shuffle_key, len(x_NE))[:start_items]
-    clustering.require_items(len(start_rows), codebook_sizes)
-    parameters = rq.start_codebooks(parameters, x_NE[start_rows], start_key, network=network)
-    state = rq.TrainState(parameters, optimizer.init(parameters), shuffle_key)
 
-    history = []
-    with tqdm(total=num_epochs, unit="epoch", disable=None) as progress:
-        for epoch in range(0, num_epochs, epochs_per_round):
-            if restart and epoch:
-                key = jax.random.fold_in(restart_key, epoch)
-                parameters = rq.restart_dead_codes(state.parameters, x_NE, key, network=network)
-                state = state._replace(parameters=parameters)
-            state, losses = rq.train_epochs(
-                state,
-                x_NE,
-                network=network,
-                optimizer=optimizer,
-                beta=beta,
-                batch_size=min(batch_size, len(x_NE)),
-                num_epochs=min(epochs_per_round, num_epochs - epoch),
+def _join(
+    embeddings_NE: np.ndarray, source: dict, folders: Sequence[str]
+) -> tuple[np.ndarray, list[dict]]:
+    """All embeddings, the first folder's first, and what the others' are."""
+    parts, joined = [embeddings_NE], []
+    for folder in folders:
+        other_NE, other = content.load_embeddings(folder)
+        if other["encoder"] != source["encoder"] or other_NE.shape[1] != embeddings_NE.shape[1]:
+            raise InputError(
+                f"{folder}: content embeddings by {other['encoder']}, {other_NE.shape[1]} wide, but"
+                f" those to join by {source['encoder']}, {embeddings_NE.shape[1]} wide; prepare "
+                "both with the same encoder"
             )
-            codes_NL, measures = rq.measure(
-                state.parameters, x_NE, statistics["std"], network=network
-            )
-            row = {
-                "epoch": min(epoch + epochs_per_round, num_epochs),
-                **codes_health(np.asarray(codes_NL), codebook_sizes),
-                **{name: np.asarray(value).tolist() for name, value in (losses | measures).items()},
-            }
-            _require_finite_loss(row)
-            history.append(row)
-            usage = "/".join(f"{share:.0%}" for share in row["codebook_usage"])
-            progress.set_postfix(loss=f"{row['loss']:.1f}", use=usage, unique=row["unique"])
-            progress.update(row["epoch"] - progress.n)
-    return Codes(
-        np.asarray(codes_NL),
-        codebook_sizes,
-        explained_variance=row["explained_variance"],
-        parameters=rq.flatten(state.parameters, statistics),
-        history=history,
-    )
-
-
-def _require_finite_loss(row: dict) -> None:
-    if not np.isfinite(row["loss"]):
-        raise InputError(
-            f"the loss is no longer finite after epoch {row['epoch']}; lower the learning rate or "
-            "clip gradients (max_gradient_norm)"
-        )
+        parts.append(other_NE)
+        joined.append({"dataset": other.get("dataset"), "embeddings_checksum": other["checksum"]})
+    return np.concatenate(parts) if folders else embeddings_NE, joined
 
 
 def _require_no_collapse(
@@ -202,14 +158,15 @@ def _require_no_collapse(
 def _write(
     folder: pathlib.Path, table: SemanticIdTable, codes: Codes, health: dict, configuration: str
 ) -> None:
-    """The table comes last: it vouches for the parameters by their checksum."""
+    """The table comes last: it vouches for the quantiser by its checksum."""
     rows = [*codes.history, {"final": True, **health}]
     _write_text(folder / "config.gin", configuration)
-    _write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    if codes.parameters:
-        scheme = table.header["scheme"]
-        artifacts.save_arrays(folder / f"{scheme}.npz", scheme, table.header, **codes.parameters)
+    _write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
+    if codes.quantizer is not None:
+        codes.quantizer.save(folder / quantizer.FILE, table.header)
     table.save(folder / "semantic_ids.npz")
+    if codes.quantizer is None:
+        (folder / quantizer.FILE).unlink(missing_ok=True)
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:
@@ -217,8 +174,26 @@ def _write_text(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _with_card(argv: Sequence[str]) -> list[str]:
+    """--scheme=NAME stands for the card of that name."""
+    argv = list(argv)
+    for place, argument in enumerate(argv):
+        flag, equals, name = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or flag != "scheme":
+            continue
+        if not equals:
+            name = argv.pop(place + 1) if place + 1 < len(argv) else ""
+        argv[place] = f"--gin_file=gin/ids/{name}.gin"
+        break
+    return argv
+
+
 def main(argv=None):
     """Runs the verb from the command line."""
+    argv = _with_card(sys.argv if argv is None else argv)
+    if "--list" in argv:
+        print("\n".join(scheme.__name__ for scheme in schemes.SCHEMES))
+        return
     command_line.run(make_ids, argv, examples=_EXAMPLES)
 
 

@@ -1,6 +1,6 @@
-"""k-means on the device, and the ID schemes that train no network: residual k-means, random.
+"""k-means on the device: alone, level after level on residuals, and cluster within cluster.
 
-They give codes; the table makes them distinct.
+It knows no ID schemes; `schemes` makes them of it.
 """
 
 import functools
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tiger_jax.artifacts import InputError
-from tiger_jax.semantic_ids.table import Codes
 
 
 def squared_distances(points_NZ: jax.Array, centroids_CZ: jax.Array) -> jax.Array:
@@ -29,37 +28,46 @@ def nearest(points_NZ: jax.Array, centroids_CZ: jax.Array) -> tuple[jax.Array, j
     return jnp.argmin(distance_NC, axis=1).astype(jnp.int32), jnp.min(distance_NC, axis=1)
 
 
-def kmeans_start(points_NZ: jax.Array, num_clusters: int, key: jax.Array) -> jax.Array:
+def kmeans_start(
+    points_NZ: jax.Array, num_clusters: int, key: jax.Array, weight_N: jax.Array | None = None
+) -> jax.Array:
     """k-means++ (Arthur and Vassilvitskii, 2007): centroids [C, Z] to start from.
 
-    Each next centroid is a point drawn with probability proportional to its squared distance from
-    the nearest of those already chosen.
+    Each next centroid is a point drawn with probability proportional to its weight times its
+    squared distance from the nearest of those already chosen.
     """
+    num_points, width = points_NZ.shape
+    weight_N = jnp.ones(num_points) if weight_N is None else weight_N
 
     def choose(index, carry):
         centroids_CZ, distance_N = carry
-        row = jax.random.categorical(jax.random.fold_in(key, index), jnp.log(distance_N))
+        log_chance_N = jnp.log(weight_N * distance_N)
+        row = jax.random.categorical(jax.random.fold_in(key, index), log_chance_N)
         centroids_CZ = centroids_CZ.at[index].set(points_NZ[row])
         newest_N = squared_distances(points_NZ, points_NZ[row][None, :])[:, 0]
         return centroids_CZ, jnp.minimum(distance_N, newest_N)
 
-    num_points, width = points_NZ.shape
     centroids_CZ = jnp.zeros((num_clusters, width), points_NZ.dtype)
-    first = jax.random.randint(key, (), 0, num_points)
+    # Points of weight 0 stand behind the others.
+    first = jax.random.randint(key, (), 0, jnp.count_nonzero(weight_N))
     centroids_CZ = centroids_CZ.at[0].set(points_NZ[first])
     distance_N = squared_distances(points_NZ, points_NZ[first][None, :])[:, 0]
     return jax.lax.fori_loop(1, num_clusters, choose, (centroids_CZ, distance_N))[0]
 
 
-def lloyd_step(points_NZ: jax.Array, centroids_CZ: jax.Array) -> tuple[jax.Array, jax.Array]:
+def lloyd_step(
+    points_NZ: jax.Array, centroids_CZ: jax.Array, weight_N: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """One iteration of Lloyd's algorithm: new centroids [C, Z], inertia of the old ones.
 
     A centroid that serves no point moves onto one of the points served worst.
     """
     num_clusters = centroids_CZ.shape[0]
+    weight_N = jnp.ones(points_NZ.shape[0]) if weight_N is None else weight_N
     cluster_N, distance_N = nearest(points_NZ, centroids_CZ)
-    sum_CZ = jax.ops.segment_sum(points_NZ, cluster_N, num_clusters)
-    count_C = jnp.bincount(cluster_N, length=num_clusters)
+    distance_N = distance_N * weight_N
+    sum_CZ = jax.ops.segment_sum(points_NZ * weight_N[:, None], cluster_N, num_clusters)
+    count_C = jax.ops.segment_sum(weight_N, cluster_N, num_clusters)
     mean_CZ = sum_CZ / jnp.maximum(count_C, 1)[:, None]
     served_worst_C = jax.lax.top_k(distance_N, num_clusters)[1]
     empty_C = count_C == 0
@@ -69,14 +77,21 @@ def lloyd_step(points_NZ: jax.Array, centroids_CZ: jax.Array) -> tuple[jax.Array
 
 @functools.partial(jax.jit, static_argnames=("num_clusters", "num_iterations"))
 def kmeans(
-    points_NZ: jax.Array, num_clusters: int, key: jax.Array, num_iterations: int
+    points_NZ: jax.Array,
+    num_clusters: int,
+    key: jax.Array,
+    num_iterations: int,
+    weight_N: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Lloyd's k-means from a k-means++ start: centroids [C, Z], cluster of each point [N]."""
+    """Lloyd's k-means from a k-means++ start: centroids [C, Z], cluster of each point [N].
+
+    `weight_N` is 1 for points that count and, behind them, 0 for those that fill up the shape.
+    """
     centroids_CZ = jax.lax.fori_loop(
         0,
         num_iterations,
-        lambda _, centroids_CZ: lloyd_step(points_NZ, centroids_CZ)[0],
-        kmeans_start(points_NZ, num_clusters, key),
+        lambda _, centroids_CZ: lloyd_step(points_NZ, centroids_CZ, weight_N)[0],
+        kmeans_start(points_NZ, num_clusters, key, weight_N),
     )
     return centroids_CZ, nearest(points_NZ, centroids_CZ)[0]
 
@@ -100,56 +115,40 @@ def residual_kmeans(
     return tuple(codebooks), jnp.stack(codes, axis=1)
 
 
-def residual(
-    embeddings_NE: np.ndarray,
-    seed: int,
-    *,
-    codebook_sizes: tuple[int, ...],
-    num_iterations: int = 50,
-) -> Codes:
-    """ID scheme: residual k-means on the content embeddings themselves, nothing learned besides.
+def hierarchical_kmeans(
+    points_NZ: np.ndarray, codebook_sizes: tuple[int, ...], key: jax.Array, num_iterations: int
+) -> tuple[np.ndarray, ...]:
+    """k-means within every cluster of the level above (TIGER section 3.1, after DSI).
 
-    Args:
-      embeddings_NE: content embeddings.
-      seed: of the k-means start.
-      codebook_sizes: number of codes of each level.
-      num_iterations: of Lloyd's algorithm.
+    A cluster of no more points than codes gives each different point its own.
+
+    Returns:
+      For each level the centroids of every node, [prod of the sizes above, C, Z]: node
+      (c_0, c_1) of the third level is number c_0 * size_1 + c_1.
     """
-    require_items(len(embeddings_NE), codebook_sizes)
-    mean_E = embeddings_NE.mean(axis=0)
-    centred_NE = jnp.asarray(embeddings_NE - mean_E)
-    codebooks_LCE, codes_NL = residual_kmeans(
-        centred_NE, tuple(codebook_sizes), jax.random.key(seed), num_iterations
-    )
-    quantized_NE = sum(
-        codebook_CE[codes_NL[:, level]] for level, codebook_CE in enumerate(codebooks_LCE)
-    )
-    parameters = {f"codebook_{i}": np.asarray(book) for i, book in enumerate(codebooks_LCE)}
-    return Codes(
-        np.asarray(codes_NL),
-        tuple(codebook_sizes),
-        explained_variance=float(explained_variance(centred_NE, quantized_NE)),
-        parameters={"mean": mean_E, **parameters},
-    )
-
-
-def random(embeddings_NE: np.ndarray, seed: int, *, codebook_sizes: tuple[int, ...]) -> Codes:
-    """ID scheme: distinct tuples drawn at random, blind to content (TIGER section 4.2).
-
-    Args:
-      embeddings_NE: content embeddings, of which only the number counts.
-      seed: of the draw.
-      codebook_sizes: number of codes of each part of an ID.
-    """
-    num_items, num_ids = len(embeddings_NE), math.prod(codebook_sizes)
-    if num_items > num_ids:
-        raise InputError(
-            f"{num_items} items, but only {num_ids} different IDs of sizes {codebook_sizes}; "
-            "give larger codebooks or more levels"
-        )
-    drawn_N = np.random.default_rng(seed).choice(num_ids, num_items, replace=False)
-    codes_NL = np.column_stack(np.unravel_index(drawn_N, codebook_sizes))
-    return Codes(codes_NL, tuple(codebook_sizes), has_collision_token=False)
+    node_N = np.zeros(len(points_NZ), np.int64)
+    levels = []
+    for level, size in enumerate(codebook_sizes):
+        num_nodes = math.prod(codebook_sizes[:level])
+        centroids_PCZ = np.zeros((num_nodes, size, points_NZ.shape[1]), np.float32)
+        child_N = np.zeros_like(node_N)
+        for node in np.unique(node_N):
+            rows = np.flatnonzero(node_N == node)
+            # Few shapes are compiled: points are repeated up to a power of two, with weight 0.
+            capacity = max(size, 1 << (len(rows) - 1).bit_length())
+            place = np.arange(capacity)
+            centroids_CZ, cluster = kmeans(
+                points_NZ[rows[place % len(rows)]],
+                size,
+                jax.random.fold_in(jax.random.fold_in(key, level), node),
+                num_iterations,
+                jnp.asarray(place < len(rows), jnp.float32),
+            )
+            centroids_PCZ[node] = centroids_CZ
+            child_N[rows] = np.asarray(cluster)[: len(rows)]
+        levels.append(centroids_PCZ)
+        node_N = node_N * size + child_N
+    return tuple(levels)
 
 
 def explained_variance(points_NZ: jax.Array, approximation_NZ: jax.Array) -> jax.Array:

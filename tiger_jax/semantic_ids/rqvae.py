@@ -1,7 +1,7 @@
 """RQ-VAE: a content embedding becomes one code a level (TIGER sections 3.1 and 4).
 
-The network, its loss and whole epochs of training on the device. It does not know files of
-embeddings, progress bars or the collision token.
+The network, its loss and whole epochs of training on the device; also VQ-VAE, which differs in
+the quantiser alone. It does not know files of embeddings, progress bars or the collision token.
 """
 
 import functools
@@ -47,11 +47,13 @@ class Quantized(NamedTuple):
       codes_BL: c_d, the code at each level.
       residuals_LBZ: r_d, what level d was given.
       codewords_LBZ: e_{c_d}, what level d made of it.
+      latent_BZ: z_hat, what all levels together made of z.
     """
 
     codes_BL: jax.Array
     residuals_LBZ: jax.Array
     codewords_LBZ: jax.Array
+    latent_BZ: jax.Array
 
 
 class Output(NamedTuple):
@@ -78,7 +80,32 @@ def quantize(latent_BZ: jax.Array, codebooks_LCZ: tuple[jax.Array, ...]) -> Quan
         residuals.append(residual_BZ)
         codewords.append(codeword_BZ)
         residual_BZ = residual_BZ - jax.lax.stop_gradient(codeword_BZ)
-    return Quantized(jnp.stack(codes, axis=-1), jnp.stack(residuals), jnp.stack(codewords))
+    codewords_LBZ = jnp.stack(codewords)
+    return Quantized(
+        jnp.stack(codes, axis=-1), jnp.stack(residuals), codewords_LBZ, codewords_LBZ.sum(axis=0)
+    )
+
+
+def quantize_parts(latent_BZ: jax.Array, codebooks_LCZ: tuple[jax.Array, ...]) -> Quantized:
+    """Product quantisation, the VQ-VAE's (TIGER appendix A): the latent is cut into L parts, each
+    with a codebook of its own, so that no code depends on another.
+
+    In what is returned a part, Z / L wide, stands in place of a residual.
+    """
+    parts = jnp.split(latent_BZ, len(codebooks_LCZ), axis=-1)
+    codes = [
+        clustering.nearest(part_BZ, codebook_CZ)[0]
+        for part_BZ, codebook_CZ in zip(parts, codebooks_LCZ, strict=True)
+    ]
+    codewords = [
+        codebook_CZ[code_B] for codebook_CZ, code_B in zip(codebooks_LCZ, codes, strict=True)
+    ]
+    return Quantized(
+        jnp.stack(codes, axis=-1),
+        jnp.stack(parts),
+        jnp.stack(codewords),
+        jnp.concatenate(codewords, axis=-1),
+    )
 
 
 class RqVae(nn.Module):
@@ -89,26 +116,39 @@ class RqVae(nn.Module):
       hidden_sizes: widths of the encoder's hidden layers; the decoder mirrors them.
       latent_size: Z.
       codebook_sizes: C of each level.
+      in_parts: whether the latent is quantised in parts (VQ-VAE) and not by residuals.
+      shared_codebook: whether all levels choose from one codebook, section 3.1's alternative.
     """
 
     embed_size: int
     hidden_sizes: tuple[int, ...]
     latent_size: int
     codebook_sizes: tuple[int, ...]
+    in_parts: bool = False
+    shared_codebook: bool = False
 
     def setup(self):
         """Makes encoder, decoder and codebooks."""
         self.encoder = Mlp((*self.hidden_sizes, self.latent_size))
         self.decoder = Mlp((*reversed(self.hidden_sizes), self.embed_size))
-        self.codebooks_LCZ = tuple(
-            self.param(name, nn.initializers.normal(), (size, self.latent_size))
-            for name, size in zip(self.codebook_names, self.codebook_sizes, strict=True)
-        )
+        width = self.latent_size // len(self.codebook_sizes) if self.in_parts else self.latent_size
+        codebooks = {
+            name: self.param(name, nn.initializers.normal(), (size, width))
+            for name, size in dict(
+                zip(self.codebook_names, self.codebook_sizes, strict=True)
+            ).items()
+        }
+        self.codebooks_LCZ = tuple(codebooks[name] for name in self.codebook_names)
 
     @property
     def codebook_names(self) -> tuple[str, ...]:
         """Name of each level's codebook among the parameters."""
-        return tuple(f"codebook_{level}" for level in range(len(self.codebook_sizes)))
+        levels = range(len(self.codebook_sizes))
+        return tuple("codebook" if self.shared_codebook else f"codebook_{i}" for i in levels)
+
+    def quantize(self, latent_BZ: jax.Array) -> Quantized:
+        """Codes and codewords of latents."""
+        return (quantize_parts if self.in_parts else quantize)(latent_BZ, self.codebooks_LCZ)
 
     def encode(self, x_BE: jax.Array) -> jax.Array:
         """Latent z = E(x), [B, Z]."""
@@ -117,9 +157,8 @@ class RqVae(nn.Module):
     def __call__(self, x_BE: jax.Array) -> Output:
         """Decodes z_hat = sum_d e_{c_d}; its gradient reaches z as if z_hat were z."""
         latent_BZ = self.encoder(x_BE)
-        quantized = quantize(latent_BZ, self.codebooks_LCZ)
-        quantized_BZ = quantized.codewords_LBZ.sum(axis=0)
-        straight_through_BZ = latent_BZ + jax.lax.stop_gradient(quantized_BZ - latent_BZ)
+        quantized = self.quantize(latent_BZ)
+        straight_through_BZ = latent_BZ + jax.lax.stop_gradient(quantized.latent_BZ - latent_BZ)
         return Output(latent_BZ, quantized, self.decoder(straight_through_BZ))
 
 
@@ -195,14 +234,25 @@ def train_epochs(state, x_NE, *, network, optimizer, beta, batch_size, num_epoch
 
 
 def start_codebooks(parameters: dict, x_NE: jax.Array, key: jax.Array, *, network: RqVae) -> dict:
-    """Parameters with codebooks that residual k-means finds on the latents of `x_NE`.
+    """Parameters with codebooks that k-means finds on the latents of `x_NE`, level after level.
 
-    TIGER section 3.1 clusters the first training batch; `x_NE` may as well be all items.
+    TIGER section 3.1 clusters the first training batch; `x_NE` may as well be all items. A shared
+    codebook starts with an equal share for each level.
     """
     latent_NZ = network.apply({"params": parameters}, x_NE, method="encode")
-    codebooks_LCZ, _ = clustering.residual_kmeans(
-        latent_NZ, network.codebook_sizes, key, _START_ITERATIONS
-    )
+    sizes = network.codebook_sizes
+    if network.in_parts:
+        parts = jnp.split(latent_NZ, len(sizes), axis=-1)
+        codebooks_LCZ = [
+            clustering.kmeans(part_NZ, size, jax.random.fold_in(key, level), _START_ITERATIONS)[0]
+            for level, (part_NZ, size) in enumerate(zip(parts, sizes, strict=True))
+        ]
+    else:
+        if network.shared_codebook:
+            sizes = tuple(len(share) for share in np.array_split(np.arange(sizes[0]), len(sizes)))
+        codebooks_LCZ, _ = clustering.residual_kmeans(latent_NZ, sizes, key, _START_ITERATIONS)
+    if network.shared_codebook:
+        return {**parameters, network.codebook_names[0]: jnp.concatenate(codebooks_LCZ)}
     return {**parameters, **dict(zip(network.codebook_names, codebooks_LCZ, strict=True))}
 
 
@@ -213,14 +263,16 @@ def restart_dead_codes(
     """Parameters with each codeword that no item uses put onto the residual of a random item."""
     quantized = network.apply({"params": parameters}, x_NE).quantized
     codebooks = {}
-    for level, name in enumerate(network.codebook_names):
+    for first, name in enumerate(dict.fromkeys(network.codebook_names)):
+        levels = [level for level, used in enumerate(network.codebook_names) if used == name]
         codebook_CZ = parameters[name]
         size = codebook_CZ.shape[0]
-        row_key = jax.random.fold_in(key, level)
-        rows_C = jax.random.choice(row_key, x_NE.shape[0], (size,), replace=False)
-        dead_C = jnp.bincount(quantized.codes_BL[:, level], length=size) == 0
-        residuals_CZ = quantized.residuals_LBZ[level, rows_C]
-        codebooks[name] = jnp.where(dead_C[:, None], residuals_CZ, codebook_CZ)
+        residuals_NZ = quantized.residuals_LBZ[np.array(levels)].reshape(-1, codebook_CZ.shape[1])
+        codes_N = quantized.codes_BL[:, np.array(levels)].reshape(-1)
+        row_key = jax.random.fold_in(key, first)
+        rows_C = jax.random.choice(row_key, residuals_NZ.shape[0], (size,), replace=False)
+        dead_C = jnp.bincount(codes_N, length=size) == 0
+        codebooks[name] = jnp.where(dead_C[:, None], residuals_NZ[rows_C], codebook_CZ)
     return {**parameters, **codebooks}
 
 
@@ -237,15 +289,16 @@ def measure(
     """
     output = network.apply({"params": parameters}, x_NE)
     quantized = output.quantized
-    quantized_NZ = quantized.codewords_LBZ.sum(axis=0)
-    left_NZ = output.latent_BZ - quantized_NZ
+    left_NZ = output.latent_BZ - quantized.latent_BZ
     norms_LN = jnp.linalg.norm(quantized.residuals_LBZ, axis=-1)
     left = jnp.linalg.norm(left_NZ, axis=-1).mean()
     return quantized.codes_BL, {
         "explained_variance": clustering.explained_variance(
             x_NE * std_E[None, :], output.reconstruction_BE * std_E[None, :]
         ),
-        "latent_explained_variance": clustering.explained_variance(output.latent_BZ, quantized_NZ),
+        "latent_explained_variance": clustering.explained_variance(
+            output.latent_BZ, quantized.latent_BZ
+        ),
         "residual_norms": jnp.append(norms_LN.mean(axis=1), left),
     }
 
@@ -255,12 +308,19 @@ def standardize(embeddings_NE: np.ndarray) -> tuple[jax.Array, dict[str, np.ndar
 
     A dimension that is all but constant is only centred.
     """
+    embeddings_NE = np.asarray(embeddings_NE, np.float32)
     mean_E, std_E = embeddings_NE.mean(axis=0), embeddings_NE.std(axis=0)
     std_E = np.where(std_E > _CONSTANT * std_E.max(), std_E, 1).astype(np.float32)
     return jnp.asarray((embeddings_NE - mean_E) / std_E), {"mean": mean_E, "std": std_E}
 
 
-def flatten(parameters: dict, statistics: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Parameters and statistics as named arrays, to be saved."""
-    arrays = traverse_util.flatten_dict(parameters, sep="/")
+def flatten(
+    parameters: dict, statistics: dict[str, np.ndarray], network: RqVae
+) -> dict[str, np.ndarray]:
+    """Parameters and statistics as named arrays, to be saved; a codebook for every level."""
+    networks = {name: parameters[name] for name in ("encoder", "decoder")}
+    codebooks = {
+        f"codebook_{level}": parameters[name] for level, name in enumerate(network.codebook_names)
+    }
+    arrays = traverse_util.flatten_dict({**networks, **codebooks}, sep="/")
     return {**statistics, **{name: np.asarray(array) for name, array in arrays.items()}}

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tiger_jax import artifacts
+from tiger_jax.semantic_ids.quantizer import Quantizer
 
 MADE_BY = "python -m tiger_jax.make_ids"
 _KIND = "semantic_ids"
@@ -27,7 +28,7 @@ class Codes:
       has_collision_token: whether items may have equal codes, which a further part tells apart.
       explained_variance: of the content embeddings, by what the codes stand for; None where they
         stand for nothing.
-      parameters: what gives new items their codes; empty where there is nothing to keep.
+      quantizer: what gives new items their codes; None where codes do not come from content.
       history: health while training, oldest first.
     """
 
@@ -35,8 +36,17 @@ class Codes:
     codebook_sizes: tuple[int, ...]
     has_collision_token: bool = True
     explained_variance: float | None = None
-    parameters: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    quantizer: Quantizer | None = None
     history: Sequence[dict] = ()
+
+    def table(self, header: dict) -> "SemanticIdTable":
+        """The table of these codes; InputError where too many items have equal ones."""
+        make = (
+            SemanticIdTable.from_codes
+            if self.has_collision_token
+            else SemanticIdTable.from_distinct_codes
+        )
+        return make(self.codes_NL, self.codebook_sizes, header)
 
 
 @dataclasses.dataclass(frozen=True)
