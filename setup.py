@@ -9,6 +9,7 @@ CORE = [
     "flax>=0.12,<0.13",
     "gin-config>=0.5,<0.6",
     "jax>=0.10,<0.12",
+    "matplotlib>=3.9,<4",
     "numpy>=2.0,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
@@ -33,8 +34,10 @@ setuptools.setup(
         "tiger_jax",
         "tiger_jax.data",
         "tiger_jax.model",
+        "tiger_jax.report",
         "tiger_jax.semantic_ids",
     ],
+    package_data={"tiger_jax": ["paper_numbers.json"]},
     install_requires=CORE,
     extras_require={
         # Content embeddings by sentence-transformers models, Sentence-T5 among them.

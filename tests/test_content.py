@@ -229,3 +229,11 @@ def test_earlier_embeddings_are_used_only_if_made_from_the_same(prepared):
     assert content.earlier_embeddings(folder / "absent", {"encoder": "test"}) is None
     np.save(folder / "content_embeddings.npy", embeddings + 1)
     assert content.earlier_embeddings(folder, {"encoder": "test"}) is None
+
+
+def test_an_item_is_called_by_its_title_else_brand_and_category_else_its_id():
+    row = {"item_id": "B01", "title": "Comb", "brand": "Acme", "categories": [["Hair", "Combs"]]}
+    assert content.label(row) == "Comb"
+    assert content.label(row | {"title": None}) == "Acme, Combs"
+    assert content.label({"item_id": "B01", "categories": [["Hair", "Combs"]]}) == "Combs"
+    assert content.label({"item_id": "B01", "brand": None}) == "B01"

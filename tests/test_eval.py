@@ -15,6 +15,11 @@ from tiger_jax.semantic_ids.table import SemanticIdTable
 NUM_ITEMS = 60
 NUM_USERS = 37
 TRAINING = {"seed": 1, "batch_size": 2, "normalize": "full", "network": {}, "table": "0"}
+ITEMS = [
+    {"item_id": f"item {number}", "title": f"<script>item {number}</script>"}
+    for number in range(1, NUM_ITEMS + 1)
+]
+METADATA_CHECKSUM = artifacts.checksum("".join(json.dumps(row) + "\n" for row in ITEMS))
 METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 
 
@@ -38,6 +43,14 @@ class StubRecommender:
         return RankedItems(items, np.zeros(items.shape, np.float32))
 
 
+def lists_of(folder, name):
+    """The lists that an evaluation saved under `name`."""
+    path = folder / "runs/stub/eval" / name / "ranked_items.npz"
+    header, lists = artifacts.load_arrays(path, "ranked_items", "eval")
+    assert name.startswith(header["split"])
+    return lists
+
+
 def make_sequences(test_items=None):
     """Users' raw ids are the numbers of their test items, unless those are given."""
     generator = np.random.default_rng(0)
@@ -51,16 +64,17 @@ def make_sequences(test_items=None):
         item_ids=("", *(f"item {number}" for number in range(1, NUM_ITEMS + 1))),
         items=np.concatenate(rows).astype(np.int32),
         offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        header={"dataset": "toy", "items_checksum": "0", "metadata_checksum": "0"},
+        header={"dataset": "toy", "items_checksum": "0", "metadata_checksum": METADATA_CHECKSUM},
     )
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A prepared folder, less the items' metadata, which `evaluate` does not read."""
+    """A prepared folder."""
     make_sequences().save(tmp_path / SEQUENCES)
+    assert content.save_items(tmp_path, ITEMS) == METADATA_CHECKSUM
     embeddings_NE = np.random.default_rng(1).normal(size=(NUM_ITEMS, 4)).astype(np.float32)
-    header = {"encoder": "tfidf", "items_checksum": "0", "metadata_checksum": "0"}
+    header = {"encoder": "tfidf", "items_checksum": "0", "metadata_checksum": METADATA_CHECKSUM}
     content.save_embeddings(tmp_path, embeddings_NE, header)
     artifacts.save_json(tmp_path / "runs" / "stub" / "run.json", TRAINING)
     checkpoint = tmp_path / "runs" / "stub" / "checkpoints" / "checkpoint_9"
@@ -191,7 +205,7 @@ def test_every_user_is_searched_once_with_room_for_the_history(folder, recommend
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_batches_change_nothing(folder, recommender, batch_size):
     eval.evaluate(str(folder), "stub", num_beams=20, batch_size=batch_size)
-    _, lists = artifacts.load_arrays(folder / "runs/stub/ranked_items.npz", "ranked_items", "eval")
+    lists = lists_of(folder, "test")
     histories, targets = make_sequences().split("test")
     assert lists["item_numbers"].shape == lists["scores"].shape == (NUM_USERS, 20)
     np.testing.assert_array_equal(lists["user_rows"], np.arange(NUM_USERS))
@@ -203,19 +217,16 @@ def test_a_sample_of_users_depends_on_the_seed_alone(folder, recommender):
     sampled = []
     for seed in (0, 0, 1):
         assert eval.evaluate(str(folder), "stub", num_users=9, seed=seed)["num_users"] == 9
-        header, lists = artifacts.load_arrays(
-            folder / "runs/stub/ranked_items.npz", "ranked_items", "eval"
-        )
-        assert header["split"] == "test"
-        sampled.append(lists["user_rows"].tolist())
+        sampled.append(lists_of(folder, "test_9_users")["user_rows"].tolist())
     assert sampled[0] == sampled[1] != sampled[2]
     assert sampled[0] == sorted(set(sampled[0]))
 
 
 def test_the_result_is_saved_and_the_table_shows_it(folder, recommender, capsys):
     result = eval.evaluate(str(folder), "stub")
-    assert json.loads((folder / "runs/stub/eval.json").read_text()) == result
-    _, _, header, *lines = capsys.readouterr().out.splitlines()
+    assert json.loads((folder / "runs/stub/eval/test/eval.json").read_text()) == result
+    _, _, header, *lines, files = capsys.readouterr().out.splitlines()
+    assert files == f"wrote {folder}/runs/stub/eval/test: eval.json, ranked_items.npz, report.html"
     rows = {
         "stub, history removed": result["without_history_items"],
         "stub, history kept": result["with_history_items"],
@@ -231,7 +242,7 @@ def test_the_result_is_saved_and_the_table_shows_it(folder, recommender, capsys)
 def test_the_validation_split_scores_the_item_before_the_last(folder, recommender):
     result = eval.evaluate(str(folder), "stub", split="validation")
     histories, targets = make_sequences().split("validation")
-    _, lists = artifacts.load_arrays(folder / "runs/stub/ranked_items.npz", "ranked_items", "eval")
+    lists = lists_of(folder, "validation")
     first_ten = RankedItems(lists["item_numbers"], lists["scores"]).without(histories)
     hits = (first_ten.item_numbers[:, :10] == targets[:, None]).any(axis=1)
     assert result["recall@10"]["value"] == pytest.approx(hits.mean())
@@ -243,3 +254,19 @@ def test_the_validation_split_scores_the_item_before_the_last(folder, recommende
 def test_arguments_that_make_no_sense_are_refused(folder, recommender, arguments):
     with pytest.raises(artifacts.InputError):
         eval.evaluate(str(folder), "stub", **arguments)
+
+
+def test_evaluations_of_one_run_keep_apart(folder, recommender):
+    """Neither another split, another search nor a sample overwrites what was there."""
+    eval.evaluate(str(folder), "stub")
+    results = folder / "runs/stub/eval"
+    before = (results / "test/eval.json").read_bytes()
+    eval.evaluate(str(folder), "stub", search="free")
+    eval.evaluate(str(folder), "stub", split="validation")
+    eval.evaluate(str(folder), "stub", num_users=9)
+    names = ["test", "test_9_users", "test_free", "validation"]
+    assert sorted(path.name for path in results.iterdir()) == names
+    assert (results / "test/eval.json").read_bytes() == before
+    for name in names:
+        files = sorted(path.name for path in (results / name).iterdir())
+        assert files == ["eval.json", "ranked_items.npz", "report.html"]

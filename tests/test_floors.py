@@ -13,6 +13,7 @@ FLOORS = {
     "vocabulary": 0,
     "metrics": 0,
     "artifacts": 0,
+    "paper": 0,
     "command_line": 1,
     "data": 1,
     "checkpoints": 1,
@@ -20,6 +21,7 @@ FLOORS = {
     "model": 3,
     "train_state": 4,
     "guard_rails": 4,
+    "report": 4,
     "recommend": 5,
     "baselines": 5,
     "prepare": 6,
@@ -33,6 +35,7 @@ ALLOWED = {
     "command_line": {"artifacts"},
     "semantic_ids": {"artifacts", "metrics", "vocabulary"},
     "model": {"artifacts", "metrics", "vocabulary", "semantic_ids"},
+    "report": {"artifacts", "metrics", "paper", "data", "semantic_ids"},
 }
 # Outside packages at the top of a module; inside a function the packages of LAZY are allowed too.
 SCIENCE = {"jax", "flax", "optax", "numpy"}
@@ -40,17 +43,20 @@ OUTSIDE = {
     "vocabulary": {"numpy"},
     "metrics": {"numpy"},
     "artifacts": {"numpy"},
+    "paper": set(),
     "command_line": {"absl"},
     "data": {"numpy"},
     "checkpoints": {"numpy", "jax", "flax", "orbax"},
     "semantic_ids": SCIENCE | {"tqdm"},
     "model": {"jax", "flax", "numpy"},
+    "report": {"numpy"},
     "baselines": SCIENCE | {"scipy"},
 }
 OUTSIDE_VERBS = SCIENCE | {"tqdm"}
 LAZY = {
     "command_line": {"gin"},
     "data": {"pyarrow", "scipy", "sklearn", "sentence_transformers"},
+    "report": {"matplotlib"},
 }
 
 

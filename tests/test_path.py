@@ -78,13 +78,15 @@ def test_every_step_leaves_its_artifacts_and_configuration(outputs):
         "items.jsonl",
         "content_embeddings.npy",
         "content_embeddings.json",
+        "report.html",
         "ids/rqvae_adamw/semantic_ids.npz",
         "ids/rqvae_adamw/config.gin",
         "runs/tiger/run.json",
         "runs/tiger/config.gin",
         "runs/tiger/metrics.jsonl",
-        "runs/tiger/ranked_items.npz",
-        "runs/tiger/eval.json",
+        "runs/tiger/eval/test/ranked_items.npz",
+        "runs/tiger/eval/test/eval.json",
+        "runs/tiger/eval/test/report.html",
     ):
         assert (folder / name).is_file(), name
     assert not list(folder.rglob("*.tmp"))

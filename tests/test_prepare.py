@@ -30,6 +30,7 @@ def test_prepared_folder_is_complete_and_belongs_together(tmp_path):
         "content_embeddings.json",
         "content_embeddings.npy",
         "items.jsonl",
+        "report.html",
         "sequences.npz",
     ]
     assert [row["item_id"] for row in items] == list(sequences.item_ids[1:])

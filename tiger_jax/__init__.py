@@ -6,5 +6,5 @@ Names of arrays end in the letters of their axes:
     L levels           C codes of a level   S source tokens             T target tokens
     D model width      H heads              K head width                F feed-forward width
     V vocabulary       M beams              R ranked results            I parts of an ID
-    P trie nodes
+    P trie nodes       G categories of items
 """

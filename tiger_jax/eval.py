@@ -18,6 +18,7 @@ from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.metrics import RankedItems
 from tiger_jax.recommend import Recommender
+from tiger_jax.report import eval as report
 
 _EXAMPLES = """
 python -m tiger_jax.eval --folder=work/beauty --run=tiger
@@ -44,8 +45,10 @@ def evaluate(
 ) -> dict:
     """Recall@5, NDCG@5, Recall@10 and NDCG@10 of a run, item level, over the full catalogue.
 
-    Writes ranked_items.npz (the lists, history items included) and eval.json to FOLDER/runs/RUN.
-    Speed counts the compilation of the search.
+    Writes ranked_items.npz (the lists, history items included), eval.json and report.html to
+    FOLDER/runs/RUN/eval/<what was evaluated>, such as eval/test or eval/validation_free_2000_users:
+    the split, a search that is not constrained, a sample of users. Speed counts the compilation
+    of the search.
 
     Args:
       folder: the prepared folder.
@@ -74,13 +77,15 @@ def evaluate(
         folder, run, num_beams=num_beams, search=search, batch_size=batch_size
     )
     table = recommender.table
+    titles = [content.label(row) for row in content.load_items(folder)]
 
     start = time.perf_counter()
     users_at_once = _SEARCHES_AT_ONCE * batch_size
     ranked = rank_users(recommender.recommend, users, histories, num_beams, users_at_once)
     seconds = time.perf_counter() - start
+    without_history = ranked.without(histories)
     with_history_items = metrics.score(ranked, targets, seed)
-    without_history_items = metrics.score(ranked.without(histories), targets, seed)
+    without_history_items = metrics.score(without_history, targets, seed)
 
     mixture, recommenders = make_baselines(folder, sequences, table.semantic_ids_NI)
     baseline_scores = {}
@@ -114,18 +119,32 @@ def evaluate(
         "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         **artifacts.provenance(),
     }
-    run_folder = pathlib.Path(folder, "runs", run)
+    parts = [
+        split,
+        *([search] if search != "constrained" else []),
+        *([f"{len(users)}_users"] if len(users) < sequences.num_users else []),
+    ]
+    target_folder = pathlib.Path(folder, "runs", run, "eval", "_".join(parts))
     facts = ("dataset", "run", "step", "split", "search", "num_beams", "commit")
     artifacts.save_arrays(
-        run_folder / "ranked_items.npz",
+        target_folder / "ranked_items.npz",
         "ranked_items",
         {name: result[name] for name in facts} | {"sequences": sequences.checksum()},
         user_rows=rows,
         item_numbers=ranked.item_numbers,
         scores=ranked.scores,
     )
-    artifacts.save_json(run_folder / "eval.json", result)
+    artifacts.save_json(target_folder / "eval.json", result)
+    report.write(
+        target_folder / "report.html",
+        result,
+        sequences,
+        titles,
+        rows,
+        without_history if exclude_history else ranked,
+    )
     print(table_of(result))
+    print(f"wrote {target_folder}: eval.json, ranked_items.npz, report.html")
     return result
 
 

@@ -14,6 +14,7 @@ from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, own_data, reviews, sequences, synthetic, tables
 from tiger_jax.data.cooccurrence import COOCCURRENCE, encode_cooccurrence
+from tiger_jax.report import prepare as report
 
 _EXAMPLES = """
 python -m tiger_jax.prepare --gin_file=gin/dataset/beauty.gin
@@ -54,9 +55,9 @@ def prepare(
 ) -> dict[str, Any]:
     """Prepares interactions: sequences in time order, item metadata, content embeddings.
 
-    Writes sequences.npz, items.jsonl, content_embeddings.npy and .json. Embeddings are only
-    computed again if what they are made from or the encoder has changed. docs/data.md walks
-    through it with data of one's own.
+    Writes sequences.npz, items.jsonl, content_embeddings.npy and .json, and report.html to look
+    at. Embeddings are only computed again if what they are made from or the encoder has changed.
+    docs/data.md walks through it with data of one's own.
 
     Args:
       source: a table of interactions of your own, CSV, JSON lines or Parquet; or a folder with
@@ -141,6 +142,7 @@ def prepare(
     path = pathlib.Path(folder) / sequences.SEQUENCES
     dataclasses.replace(prepared, header=header).save(path)
     result["embedding_width"] = embeddings_NE.shape[1]
+    report.write(folder, result, prepared, texts)
     print(f"wrote {folder}: embeddings [{embeddings_NE.shape[0]:,}, {embeddings_NE.shape[1]}]")
     return result
 

@@ -212,6 +212,14 @@ def load_items(folder: str | os.PathLike) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data.splitlines()]
 
 
+def label(row: dict[str, Any]) -> str:
+    """What people call an item: its title, else brand and category, else its raw id."""
+    if row.get("title"):
+        return row["title"]
+    category = row["categories"][0][-1] if row.get("categories") else None
+    return ", ".join(filter(None, (row.get("brand"), category))) or row["item_id"]
+
+
 def save_embeddings(
     folder: str | os.PathLike, embeddings_NE: np.ndarray, header: dict[str, Any]
 ) -> None:

@@ -1,0 +1,1 @@
+"""One page a verb, `report.html`: a single file that shows what the verb made."""
