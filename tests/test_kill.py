@@ -49,7 +49,8 @@ VARYING_FACTS = {"seconds", "users_per_s"}
 def start(tmp_path_factory):
     """start(verb, folder, ...) -> a running process; imports are done once, compilations kept."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"tiger_jax.{verb}" for verb in OUTPUTS])
+    verbs = [f"tiger_jax.{verb}" for verb in OUTPUTS]
+    context.set_forkserver_preload([*verbs, "matplotlib.backends.backend_svg"])
     cache = tmp_path_factory.mktemp("compiled")
 
     def start(verb, folder, last_operation=None, operations=None):
