@@ -12,6 +12,8 @@ import pytest
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel, shift_right
 from tiger_jax.model.network import NetworkConfig
+from tiger_jax.semantic_ids.filters import Filters, Restriction
+from tiger_jax.semantic_ids.levels import UnaryLevel
 from tiger_jax.semantic_ids.trie import Trie
 from tiger_jax.vocabulary import Vocabulary
 
@@ -76,9 +78,11 @@ def build(ids, sizes):
     return Trie.from_semantic_ids(table_NI, tuple(sizes))
 
 
-def constrained(model, params, trie, tokens_BS, num_beams):
-    search = jax.jit(beam.constrained_search, static_argnums=(0, 4))
-    return jax.device_get(search(model, params, trie, tokens_BS, num_beams))
+SEARCH = jax.jit(beam.constrained_search, static_argnums=(0, 4), static_argnames="normalize")
+
+
+def constrained(model, params, trie, tokens_BS, num_beams, **options):
+    return jax.device_get(SEARCH(model, params, trie, tokens_BS, num_beams, **options))
 
 
 def free(model, params, tokens_BS, num_beams):
@@ -223,6 +227,160 @@ def test_longer_padding_changes_nothing():
     rows_padded, scores_padded = constrained(model, params, trie, padded, 10)
     np.testing.assert_array_equal(rows, rows_padded)
     np.testing.assert_allclose(scores, scores_padded, atol=1e-5)
+
+
+def ids_of(rows_BM, ids):
+    """Rows of a trie -> IDs; None for row -1."""
+    ids = sorted(ids)
+    return [[ids[row] if row >= 0 else None for row in rows] for rows in rows_BM.tolist()]
+
+
+@pytest.mark.parametrize("num_beams", [5, 45])
+@pytest.mark.parametrize(
+    ("use_filters", "use_denied"), [(True, False), (False, True), (True, True)]
+)
+def test_restricted_search_equals_that_of_a_rebuilt_index(num_beams, use_filters, use_denied):
+    """A filter and denied items of its own for each request; none of either for the first."""
+    sizes = (5, 4, 6)
+    model, params = tiny_model(sizes)
+    ids = random_ids(sizes, 40)
+    trie = Trie.from_semantic_ids(np.array([(0, 0, 0), *ids]), sizes, capacity=41)
+    tokens_BS = histories(model)
+    random = np.random.default_rng(7)
+    passes = random.random((2, len(ids) + 1)) < 0.4
+    denied_BDI = np.full((3, 30, 3), -1)
+    denied = [[], *(sorted(random_ids(sizes, 120, seed)[:60]) for seed in (8, 9))]
+    denied = [[item for item in items if item in ids][:30] for items in denied]
+    for request, items in enumerate(denied):
+        denied_BDI[request, : len(items)] = np.array(items).reshape(-1, 3)
+    restriction = Restriction(
+        Filters.build(trie, passes) if use_filters else None,
+        jnp.arange(3) if use_filters else None,
+        denied_BDI if use_denied else None,
+    )
+    found = constrained(model, params, trie, tokens_BS, num_beams, restriction=restriction)
+    for request in range(3):
+        left = [
+            item
+            for number, item in enumerate(ids, start=1)
+            if not (use_filters and request and not passes[request - 1, number])
+            and not (use_denied and item in denied[request])
+        ]
+        rebuilt = trie.updated(np.array([(0, 0, 0), *left]))
+        rows, scores = constrained(model, params, rebuilt, tokens_BS, num_beams)
+        assert ids_of(found[0], ids)[request] == ids_of(rows, left)[request]
+        np.testing.assert_allclose(found[1][request], scores[request], atol=1e-5)
+
+
+def test_spare_room_changes_nothing_and_updates_compile_nothing():
+    sizes = (5, 4, 6)
+    model, params = tiny_model(sizes)
+    ids, tokens_BS = random_ids(sizes, 90), histories(model)
+    search = jax.jit(lambda trie: beam.constrained_search(model, params, trie, tokens_BS, 9))
+    table = np.array([(0, 0, 0), *ids])
+    trie = Trie.from_semantic_ids(table[:31], sizes, capacity=80)
+    for num_items in (30, 70, 3):
+        trie = trie.updated(table[: num_items + 1])
+        rows, scores = jax.device_get(search(trie))
+        exact = build(ids[:num_items], sizes)
+        rows_exact, scores_exact = constrained(model, params, exact, tokens_BS, 9)
+        np.testing.assert_array_equal(rows, rows_exact)
+        np.testing.assert_allclose(scores, scores_exact, atol=1e-5)
+    assert search._cache_size() == 1
+    trie = trie.updated(table)
+    rows, _ = jax.device_get(search(trie))
+    np.testing.assert_array_equal(
+        rows, constrained(model, params, build(ids, sizes), tokens_BS, 9)[0]
+    )
+
+
+def valid_log_probs(model, params, ids, tokens_S, temperatures=(1, 1, 1)):
+    """log p of each sorted ID where each step is a softmax over the codes that may follow."""
+    ids = sorted(ids)
+    log_probs_NI = np.asarray(
+        token_log_probs(model, params, tokens_S, model.vocabulary.tokens(np.array(ids)))
+    )
+    weights_NI = np.exp(log_probs_NI / np.array(temperatures))
+    total_N = np.zeros(len(ids))
+    for level in range(len(ids[0])):
+        for row, item in enumerate(ids):
+            siblings = {
+                other[level]: weight
+                for other, weight in zip(ids, weights_NI[:, level], strict=True)
+                if other[:level] == item[:level]
+            }
+            total_N[row] += np.log(weights_NI[row, level] / sum(siblings.values()))
+    return total_N
+
+
+def test_valid_normalisation_sums_to_one_over_the_catalogue():
+    sizes = (5, 4, 6)
+    model, params = tiny_model(sizes)
+    ids, tokens_BS = random_ids(sizes, 40), histories(model)
+    trie = build(ids, sizes)
+    rows, scores = constrained(model, params, trie, tokens_BS, 64, normalize="valid")
+    for tokens_S, rows_M, scores_M in zip(tokens_BS, rows[:, :40], scores[:, :40], strict=True):
+        expected_N = valid_log_probs(model, params, ids, tokens_S)
+        np.testing.assert_array_equal(rows_M, np.argsort(-expected_N, kind="stable"))
+        np.testing.assert_allclose(scores_M, expected_N[rows_M], atol=1e-5)
+        assert np.exp(scores_M).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_level_of_single_codes_ranks_as_others_do():
+    """IDs that their first two codes tell apart, against the same search over rows of bits."""
+    sizes = (6, 5, 40)
+    model, params = tiny_model(sizes)
+    ids = [(first, second, 7 * first + second) for first in range(6) for second in range(5)]
+    unary = build(ids, sizes)
+    assert isinstance(unary.levels[2], UnaryLevel)
+    check_whole_catalogue(model, params, ids, num_beams=45)
+    roomy = Trie.from_semantic_ids(np.array([(0, 0, 0), *ids]), sizes, capacity=31)
+    assert not isinstance(roomy.levels[2], UnaryLevel)
+    tokens_BS = histories(model)
+    expected = constrained(model, params, roomy, tokens_BS, 6)
+    for found, other in zip(constrained(model, params, unary, tokens_BS, 6), expected, strict=True):
+        np.testing.assert_allclose(found, other, atol=1e-5)
+
+
+def test_drawn_items_follow_the_distribution_without_replacement():
+    """Frequencies of the first and of the second draw among 20,000, within five deviations."""
+    sizes, draws = (2, 3, 2), 20_000
+    temperatures = np.array([2.0, 0.7, 1.5], np.float32)
+    model, params = tiny_model(sizes)
+    ids = random_ids(sizes, 7)
+    tokens_S = histories(model)[0]
+    sampling = beam.Sampling(jax.random.split(jax.random.key(0), draws), temperatures)
+    tokens_BS = np.tile(tokens_S, (draws, 1))
+    rows_BM, scores_BM = constrained(
+        model, params, build(ids, sizes), tokens_BS, 7, sampling=sampling
+    )
+    assert (np.sort(rows_BM, axis=1) == np.arange(7)).all()
+    log_probs_N = log_probs_of_all(
+        model, params, tokens_S[None], model.vocabulary.tokens(sorted(ids))
+    )[0]
+    np.testing.assert_allclose(scores_BM, log_probs_N[rows_BM], atol=1e-5)
+
+    first_N = np.exp(valid_log_probs(model, params, ids, tokens_S, temperatures))
+    assert first_N.sum() == pytest.approx(1)
+    odds_N = first_N / (1 - first_N)
+    second_N = first_N * (odds_N.sum() - odds_N)
+    for draw, expected_N in enumerate((first_N, second_N)):
+        counts_N = np.bincount(rows_BM[:, draw], minlength=7)
+        deviation_N = np.sqrt(draws * expected_N * (1 - expected_N))
+        assert (np.abs(counts_N - draws * expected_N) < 5 * deviation_N).all()
+
+
+def test_draws_of_a_request_depend_on_its_own_key_alone():
+    sizes = (5, 4, 6)
+    model, params = tiny_model(sizes)
+    trie, tokens_BS = build(random_ids(sizes, 40), sizes), histories(model)
+    keys = jax.random.split(jax.random.key(3), len(tokens_BS))
+    sampling = beam.Sampling(keys, np.ones(3, np.float32))
+    one, _ = constrained(model, params, trie, tokens_BS, 1, sampling=sampling)
+    again, _ = constrained(
+        model, params, trie, tokens_BS[1:], 1, sampling=sampling.replace(keys_B=keys[1:])
+    )
+    np.testing.assert_array_equal(one[1:], again)
 
 
 @pytest.mark.parametrize(("normalize", "tied"), [("full", True), ("level", False)])

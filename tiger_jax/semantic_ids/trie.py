@@ -1,9 +1,13 @@
 """Which codes may follow which prefix of a Semantic ID: an index of bits and ranks.
 
 The nodes of a level are its prefixes in sorted order, so edge j of a level leads to node j of the
-next one and no next-node column is stored. Shapes: W words of bits a node, Q blocks of nodes.
+next one and no next-node column is stored. How a level is stored, `levels.py` says.
 It speaks codes (`vocabulary.py` turns them into tokens) and knows nothing of scores.
 """
+
+import math
+import typing
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,95 +15,23 @@ import numpy as np
 from flax import struct
 
 from tiger_jax import artifacts
+from tiger_jax.semantic_ids import bits
+from tiger_jax.semantic_ids.levels import (
+    BitLevel,
+    CountLevel,
+    Edges,
+    ListLevel,
+    Room,
+    UnaryLevel,
+)
 
-_BITS = 32  # of a word
-_BLOCK = 32  # nodes
+Level = BitLevel | ListLevel | UnaryLevel | CountLevel
 
-
-@struct.dataclass
-class BitLevel:
-    """Edges of a level as one row of bits a node.
-
-    Attributes:
-      words_PW: uint32; bit v of row p is set where code v may follow prefix p.
-      base_P: int32 [P + 1]; number of edges of all nodes before, the last entry of all nodes.
-      num_codes: width of the level.
-    """
-
-    words_PW: jax.Array
-    base_P: jax.Array
-    num_codes: int = struct.field(pytree_node=False)
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of prefixes with as many codes as there are levels before."""
-        return self.words_PW.shape[0]
-
-    def allowed(self, nodes: jax.Array) -> jax.Array:
-        """Nodes [...] -> bool [..., C], the codes that may follow."""
-        words = jnp.asarray(self.words_PW)[nodes]
-        bits = (words[..., None] >> _iota(_BITS, words.ndim).astype(jnp.uint32)) & 1
-        return bits.reshape(*nodes.shape, -1)[..., : self.num_codes] == 1
-
-    def child(self, nodes: jax.Array, codes: jax.Array) -> jax.Array:
-        """Nodes [...], codes [...] -> the first child plus the number of set bits below the code.
-
-        -1 where the code may not follow.
-        """
-        words = jnp.asarray(self.words_PW)[nodes]
-        word = _iota(words.shape[-1], nodes.ndim)
-        own_word = codes[..., None] // _BITS
-        own_bit = jnp.uint32(1) << (codes % _BITS).astype(jnp.uint32)[..., None]
-        is_edge = ((word == own_word) & (words & own_bit != 0)).any(-1)
-        below = jnp.where(
-            word < own_word, words, jnp.where(word == own_word, words & own_bit - 1, 0)
-        )
-        rank = jax.lax.population_count(below).sum(-1).astype(jnp.int32)
-        return jnp.where(is_edge, self.first_child(nodes) + rank, -1)
-
-    def first_child(self, nodes: jax.Array) -> jax.Array:
-        """Nodes [...] in 0..P -> number of edges of all nodes before."""
-        return jnp.asarray(self.base_P)[nodes]
-
-
-@struct.dataclass
-class CountLevel:
-    """Edges of a last level whose codes count 0, 1, 2, ... under every prefix (collision tokens).
-
-    The number of edges before a node is that before its block of 32 nodes, and a sum of at most
-    31 counts: a little over a byte a node where `num_codes` is 256.
-
-    Attributes:
-      extra_P: unsigned; the number of children of each node, less one; whole blocks, with at least
-        one entry behind the last node.
-      base_Q: int32; number of edges before each block of 32 nodes.
-      num_nodes: number of prefixes.
-      num_codes: width of the level.
-    """
-
-    extra_P: jax.Array
-    base_Q: jax.Array
-    num_nodes: int = struct.field(pytree_node=False)
-    num_codes: int = struct.field(pytree_node=False)
-
-    def allowed(self, nodes: jax.Array) -> jax.Array:
-        """Nodes [...] -> bool [..., C], the codes that may follow."""
-        return _iota(self.num_codes, nodes.ndim) <= self._extra(nodes)[..., None]
-
-    def child(self, nodes: jax.Array, codes: jax.Array) -> jax.Array:
-        """Nodes [...], codes [...] -> children, numbered by their code; -1 where there is none."""
-        is_edge = (codes >= 0) & (codes <= self._extra(nodes))
-        return jnp.where(is_edge, self.first_child(nodes) + codes, -1)
-
-    def first_child(self, nodes: jax.Array) -> jax.Array:
-        """Nodes [...] in 0..P -> number of edges of all nodes before."""
-        block, place = nodes // _BLOCK, nodes % _BLOCK
-        counts = jnp.asarray(self.extra_P).reshape(-1, _BLOCK)[block].astype(jnp.int32) + 1
-        before = _iota(_BLOCK, nodes.ndim) < place[..., None]
-        return jnp.asarray(self.base_Q)[block] + jnp.where(before, counts, 0).sum(-1)
-
-    def _extra(self, nodes: jax.Array) -> jax.Array:
-        return jnp.asarray(self.extra_P)[nodes].astype(jnp.int32)
+# Rows of bits are the fastest to read; up to this size they are always taken.
+_SMALL_TABLE = 4 << 20  # bytes
+# A list is read whole for every beam.
+_LONGEST_LIST = 32
+_AT_ONCE = 1 << 16  # rows, so that a pass stays in the cache
 
 
 @struct.dataclass
@@ -110,66 +42,95 @@ class Trie:
     the last level are rows, the items in the order of their IDs. Node -1 is no node: nothing may
     follow it, and it is the child of whatever is not allowed.
 
+    Shapes depend on the capacity alone, so that a function compiled for one catalogue serves the
+    next one.
+
     Attributes:
       levels: one for each part of an ID.
-      items_N: int32 [N]; row -> item number.
+      items_N: int32; row -> item number, 0 behind the last row.
     """
 
-    levels: tuple[BitLevel | CountLevel, ...]
+    levels: tuple[Level, ...]
     items_N: jax.Array
 
     @classmethod
     def from_semantic_ids(
-        cls, semantic_ids_NI: np.ndarray, codebook_sizes: tuple[int, ...]
+        cls,
+        semantic_ids_NI: np.ndarray,
+        codebook_sizes: tuple[int, ...],
+        capacity: int | None = None,
     ) -> "Trie":
         """Builds the index of a table.
 
         Args:
           semantic_ids_NI: integers [N + 1, I], in any order; row 0 is padding, row n is item n.
           codebook_sizes: number of codes of each part of an ID.
+          capacity: number of items that `updated` finds room for, whatever prefixes the new ones
+            have; no more than there are where None.
 
         Raises:
           InputError: no item, a code out of range, two items with one ID, or a prefix with more
             items than the last part of an ID can tell apart.
         """
-        codes_NI = np.asarray(semantic_ids_NI)[1:]
-        if codes_NI.ndim != 2 or codes_NI.shape[1] != len(codebook_sizes) or not codes_NI.size:
-            raise artifacts.InputError(
-                f"a table of shape {np.shape(semantic_ids_NI)} has no items of"
-                f" {len(codebook_sizes)} codes each; make it with python -m tiger_jax.make_ids"
-            )
-        order = np.lexsort(codes_NI.T[::-1])
-        codes_NI = codes_NI[order]
-        # Column i: does a prefix of i + 1 codes begin at this row?
-        begins_NI = np.ones(codes_NI.shape, bool)
-        begins_NI[1:] = np.logical_or.accumulate(codes_NI[1:] != codes_NI[:-1], axis=1)
-        _check(codes_NI, begins_NI, order + 1, codebook_sizes)
-
+        items_N, levels_edges = _edges_by_level(semantic_ids_NI, codebook_sizes)
+        spare = max(0, (capacity or 0) - len(items_N))
         levels = []
-        parent_begins = np.arange(len(order)) == 0
-        for level, num_codes in enumerate(codebook_sizes):
-            begins = begins_NI[:, level]
-            parents = (np.cumsum(parent_begins) - 1)[begins]
-            is_last = level == len(codebook_sizes) - 1
-            build = _last_level if is_last else _bit_level
-            levels.append(build(parents, codes_NI[begins, level], num_codes))
-            parent_begins = begins
-        return cls(tuple(levels), (order + 1).astype(np.int32))
+        for level, (edges, size) in enumerate(zip(levels_edges, codebook_sizes, strict=True)):
+            room = Room(
+                min(math.prod(codebook_sizes[:level]), len(edges.counts_P) + spare),
+                min(math.prod(codebook_sizes[: level + 1]), int(edges.counts_P.sum()) + spare),
+                size if spare else int(edges.counts_P.max()),
+            )
+            kind, room = _kind(edges, size, room, level == len(codebook_sizes) - 1, spare)
+            levels.append(kind.build(edges, size, room))
+        return cls(tuple(levels), np.pad(items_N, (0, spare)))
+
+    def updated(self, semantic_ids_NI: np.ndarray) -> "Trie":
+        """The index of another table with the same codebooks, in the same shapes if they hold it.
+
+        What was compiled for this one serves it then. Where it does not fit, the index has room
+        for a quarter more items than the table.
+
+        Raises:
+          InputError: as `from_semantic_ids`.
+        """
+        sizes = tuple(level.num_codes for level in self.levels)
+        items_N, levels_edges = _edges_by_level(semantic_ids_NI, sizes)
+        fit = [level.fits(edges) for level, edges in zip(self.levels, levels_edges, strict=True)]
+        if not all(fit) or len(items_N) > len(self.items_N):
+            return Trie.from_semantic_ids(semantic_ids_NI, sizes, len(items_N) * 5 // 4 + 1)
+        levels = [
+            level.build(edges, level.num_codes, level.room)
+            for level, edges in zip(self.levels, levels_edges, strict=True)
+        ]
+        return Trie(tuple(levels), np.pad(items_N, (0, len(self.items_N) - len(items_N))))
 
     @property
     def num_items(self) -> int:
         """Size of the catalogue."""
-        return len(self.items_N)
+        return int(np.count_nonzero(self.items_N))
 
     @property
     def num_bytes(self) -> int:
         """Size of the index in memory, without the map from rows to item numbers."""
         return sum(array.nbytes for array in jax.tree.leaves(self.levels))
 
-    def allowed(self, level: int, nodes: jax.Array) -> jax.Array:
-        """Nodes [...] of a level -> bool [..., C], the codes that may follow."""
+    def allowed(self, level: int, nodes: jax.Array, open_edges=None) -> jax.Array:
+        """Nodes [...] of a level -> bool [..., C], the codes that may follow.
+
+        C is the level's `width`: no node has a code beyond. `open_edges` as in `BitLevel.words`.
+        """
         nodes = jnp.asarray(nodes)
-        return self.levels[level].allowed(jnp.maximum(nodes, 0)) & (nodes >= 0)[..., None]
+        stored = self.levels[level]
+        words = stored.words(jnp.maximum(nodes, 0), open_edges)
+        return bits.unpack_words(words)[..., : stored.width] & (nodes >= 0)[..., None]
+
+    def only_code(self, level: int, nodes: jax.Array) -> jax.Array | None:
+        """Nodes [...] of a level with one edge each -> its code [..., 1]; None for other levels."""
+        stored = self.levels[level]
+        if not isinstance(stored, UnaryLevel):
+            return None
+        return jnp.asarray(stored.codes_P)[jnp.maximum(nodes, 0)].astype(jnp.int32)[..., None]
 
     def child(self, level: int, nodes: jax.Array, codes: jax.Array) -> jax.Array:
         """Nodes [...] of a level and codes [...] -> nodes of the next level; rows of the last."""
@@ -212,42 +173,139 @@ class Trie:
         return jnp.where(rows >= 0, jnp.asarray(self.items_N)[jnp.maximum(rows, 0)], 0)
 
 
-def _iota(size: int, ndim: int) -> jax.Array:
-    """0..size-1 on the last of `ndim` + 1 axes."""
-    return jax.lax.broadcasted_iota(jnp.int32, (1,) * ndim + (size,), ndim)
+def _edges_by_level(
+    semantic_ids_NI: np.ndarray, codebook_sizes: tuple[int, ...]
+) -> tuple[np.ndarray, list[Edges]]:
+    """Item numbers in the order of their IDs, int32 [N], and the edges of each level."""
+    codes_NI = np.asarray(semantic_ids_NI)[1:]
+    if codes_NI.ndim != 2 or codes_NI.shape[1] != len(codebook_sizes) or not codes_NI.size:
+        raise artifacts.InputError(
+            f"a table of shape {np.shape(semantic_ids_NI)} has no items of"
+            f" {len(codebook_sizes)} codes each; make it with python -m tiger_jax.make_ids"
+        )
+    ordered = _ordered(codes_NI, codebook_sizes)
+    levels_edges = []
+    # From the last level up: the rows where an edge of the level below begins, and their depths.
+    rows, depths = None, ordered.depth_N
+    for level in reversed(range(len(codebook_sizes))):
+        starts = np.flatnonzero(depths < level)
+        counts_P = np.empty(len(starts), np.int32)
+        np.subtract(starts[1:], starts[:-1], out=counts_P[:-1], casting="unsafe")
+        counts_P[-1] = len(depths) - starts[-1]
+        levels_edges.append(Edges(counts_P, _codes_of(ordered.codes, level, rows)))
+        rows, depths = starts if rows is None else rows[starts], depths[starts]
+    if levels_edges[0].counts_P.max() > codebook_sizes[-1] or ordered.is_faulty:
+        _raise_fault(codes_NI, codebook_sizes)
+    return ordered.items_N, levels_edges[::-1]
 
 
-def _last_level(parents: np.ndarray, codes: np.ndarray, num_codes: int) -> BitLevel | CountLevel:
-    """A counter where the codes of every prefix are 0, 1, 2, ..., else rows of bits."""
-    counts = np.bincount(parents)
-    first_edges = np.cumsum(counts) - counts
-    if not np.array_equal(codes, np.arange(len(codes)) - first_edges[parents]):
-        return _bit_level(parents, codes, num_codes)
-    num_blocks = len(counts) // _BLOCK + 1
-    extra_P = np.zeros(num_blocks * _BLOCK, np.min_scalar_type(num_codes - 1))
-    extra_P[: len(counts)] = counts - 1
-    base_Q = np.append(first_edges, len(codes))[::_BLOCK].astype(np.int32)
-    return CountLevel(extra_P, base_Q, len(counts), num_codes)
+def _codes_of(codes: Callable, level: int, rows: np.ndarray | None) -> Callable:
+    """Numbers of edges -> codes, where the edges begin at `rows`; at all rows if None."""
+    return lambda edges: codes(level, edges if rows is None else rows[edges])
 
 
-def _bit_level(parents: np.ndarray, codes: np.ndarray, num_codes: int) -> BitLevel:
-    """Edges in sorted order -> rows of bits."""
-    counts = np.bincount(parents)
-    words_PW = np.zeros((len(counts), -(-num_codes // _BITS)), np.uint32)
-    places = parents * words_PW.shape[1] + codes // _BITS
-    starts = np.flatnonzero(np.diff(places, prepend=-1))
-    bits = np.uint32(1) << (codes % _BITS).astype(np.uint32)
-    words_PW.reshape(-1)[places[starts]] = np.bitwise_or.reduceat(bits, starts)
-    return BitLevel(words_PW, np.append(0, np.cumsum(counts)).astype(np.int32), num_codes)
+class _Ordered(typing.NamedTuple):
+    """A table in the order of its IDs.
+
+    Attributes:
+      items_N: item numbers, int32.
+      depth_N: number of codes that a row shares with the row before; -1 at the first.
+      codes: (level, rows) -> codes.
+      is_faulty: an ID is out of range or not the only one.
+    """
+
+    items_N: np.ndarray
+    depth_N: np.ndarray
+    codes: Callable[[int, np.ndarray | slice], np.ndarray]
+    is_faulty: bool
 
 
-def _check(
-    codes_NI: np.ndarray,
-    begins_NI: np.ndarray,
-    item_numbers: np.ndarray,
-    codebook_sizes: tuple[int, ...],
-) -> None:
-    """Raises InputError unless the sorted IDs are distinct and within their codebooks."""
+def _ordered(codes_NI: np.ndarray, codebook_sizes: tuple[int, ...]) -> _Ordered:
+    """Sorts a table by its IDs."""
+    widths = [max(1, (size - 1).bit_length()) for size in codebook_sizes]
+    row_bits = max(1, (len(codes_NI) - 1).bit_length())
+    for first in range(0, len(codes_NI), _AT_ONCE):
+        chunk_NI = codes_NI[first : first + _AT_ONCE]
+        if (chunk_NI < 0).any() or (chunk_NI >= np.array(codebook_sizes, codes_NI.dtype)).any():
+            _raise_fault(codes_NI, codebook_sizes)
+    if sum(widths) + row_bits <= 64:
+        return _ordered_by_one_key(codes_NI, widths, row_bits)
+    order = np.lexsort(codes_NI.T[::-1])
+    sorted_NI = codes_NI[order]
+    equal_NI = np.logical_and.accumulate(sorted_NI[1:] == sorted_NI[:-1], axis=1)
+    depth_N = np.append(-1, equal_NI.sum(axis=1))
+    return _Ordered(
+        (order + 1).astype(np.int32),
+        depth_N,
+        lambda level, rows: sorted_NI[rows, level],
+        bool((depth_N == len(widths)).any()),
+    )
+
+
+def _ordered_by_one_key(codes_NI: np.ndarray, widths: list[int], row_bits: int) -> _Ordered:
+    """The same where an ID and the number of a row fit into one word: numbers sort fastest."""
+    num_rows, id_length = codes_NI.shape
+    shifts = [row_bits + sum(widths[level + 1 :]) for level in range(id_length)]
+    keys = np.empty(num_rows, np.uint64)
+    firsts = range(0, num_rows, _AT_ONCE)
+    chunks = [slice(first, min(first + _AT_ONCE, num_rows)) for first in firsts]
+    for chunk in chunks:
+        key = np.arange(chunk.start, chunk.stop, dtype=np.uint64)
+        for level, shift in enumerate(shifts):
+            key |= codes_NI[chunk, level].astype(np.uint64) << np.uint64(shift)
+        keys[chunk] = key
+    keys.sort()
+
+    items_N = np.empty(num_rows, np.int32)
+    depth_N = np.empty(num_rows, np.int8)
+    for chunk in chunks:
+        key = keys[chunk]
+        items_N[chunk] = (key & np.uint64((1 << row_bits) - 1)).astype(np.int32) + 1
+        # The first row is compared with itself; its depth is set below.
+        changed = key ^ np.append(keys[max(chunk.start - 1, 0)], key[:-1])
+        depth = np.zeros(len(key), np.int8)
+        for shift in shifts:
+            depth += changed < np.uint64(1 << shift)
+        depth_N[chunk] = depth
+    is_faulty = bool((depth_N[1:] == id_length).any())
+    depth_N[0] = -1
+
+    def codes(level: int, rows: np.ndarray | slice) -> np.ndarray:
+        found = keys[rows] >> np.uint64(shifts[level])
+        found &= np.uint64((1 << widths[level]) - 1)
+        return found.view(np.int64)
+
+    return _Ordered(items_N, depth_N, codes, is_faulty)
+
+
+def _kind(
+    edges: Edges, num_codes: int, room: Room, is_last: bool, spare: int
+) -> tuple[type[Level], Room]:
+    """The type of a level and what it must hold, by its size and degrees."""
+    if is_last and edges.is_counted:
+        return CountLevel, room
+    counts_P = edges.counts_P
+    if not spare and len(counts_P) > 1 and (counts_P == 1).all():
+        return UnaryLevel, room
+    row_bytes = 4 * bits.num_words(num_codes)
+    list_bytes = room.edges * (1 if num_codes <= 256 else 2 if num_codes <= 65536 else 4)
+    for degree in (2, 4, 8, 16, _LONGEST_LIST):
+        num_rows = int((counts_P > degree).sum())
+        if 4 * num_rows * row_bytes <= list_bytes:
+            rows = num_rows + -(-spare // (degree + 1)) if num_rows or spare else 0
+            lists = room._replace(degree=degree, rows=rows)
+            if room.nodes * row_bytes > max(_SMALL_TABLE, 2 * list_bytes):
+                return ListLevel, lists
+            break
+    return BitLevel, room
+
+
+def _raise_fault(codes_NI: np.ndarray, codebook_sizes: tuple[int, ...]) -> typing.NoReturn:
+    """Says what is wrong with a table that is known to be at fault."""
+    order = np.lexsort(codes_NI.T[::-1])
+    codes_NI, item_numbers = codes_NI[order], order + 1
+    begins_NI = np.ones(codes_NI.shape, bool)
+    begins_NI[1:] = np.logical_or.accumulate(codes_NI[1:] != codes_NI[:-1], axis=1)
     remedy = "make the table again with python -m tiger_jax.make_ids"
     if len(codebook_sizes) > 1:
         starts = np.flatnonzero(begins_NI[:, -2])
@@ -266,9 +324,8 @@ def _check(
             f"item {item_numbers[row]} has code {codes_NI[row, level]} at level {level}, which has"
             f" codes 0 to {codebook_sizes[level] - 1}; {remedy}"
         )
-    if not begins_NI[:, -1].all():
-        row = int(begins_NI[:, -1].argmin())
-        raise artifacts.InputError(
-            f"items {item_numbers[row - 1]} and {item_numbers[row]} have the same ID"
-            f" {tuple(codes_NI[row].tolist())}; {remedy}"
-        )
+    row = int(begins_NI[:, -1].argmin())
+    raise artifacts.InputError(
+        f"items {item_numbers[row - 1]} and {item_numbers[row]} have the same ID"
+        f" {tuple(codes_NI[row].tolist())}; {remedy}"
+    )
