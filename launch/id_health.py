@@ -1,0 +1,154 @@
+"""Health of Semantic IDs: every scheme on every dataset with several seeds.
+
+    python -m launch.id_health --folders=work/beauty,work/sports,work/toys
+
+Writes results/id_health.json, a row a run, and the section of docs/results.md between its two
+markers. Rows that the file holds already are not made again: the command can be stopped, given
+again, and given for one scheme after another.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+
+from tiger_jax import artifacts
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results" / "id_health.json"
+PAGE = ROOT / "docs" / "results.md"
+START, END = "<!-- id_health: start -->", "<!-- id_health: end -->"
+
+CARDS = ("rqvae", "rqvae_adamw", "residual", "hierarchical", "lsh", "random")
+# What tells a run from the others.
+IDENTITY = ("dataset", "card", "seed")
+MEASURES = (
+    "codebook_usage",
+    "codes_used",
+    "unique",
+    "collisions",
+    "largest_bucket",
+    "explained_variance",
+    "seconds",
+)
+
+
+def measure(folder: str, card: str, seed: int, bindings: Iterable[str] = ()) -> dict:
+    """Makes the IDs of one prepared folder and returns their health."""
+    dataset = Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
+    # A collapsed codebook is a result here.
+    arguments = [f"--scheme={card}", f"--folder={folder}", f"--seed={seed}", "--json"]
+    arguments += [f"--ids=health_{card}_{seed}", "--min_codebook_usage=0"]
+    arguments += [f"--gin.{binding}" for binding in bindings]
+    done = subprocess.run(
+        [sys.executable, "-m", "tiger_jax.make_ids", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    run = {"dataset": dataset, "card": card, "seed": seed, "bindings": list(bindings)}
+    if done.returncode:
+        # Too many items with equal codes is a result, too.
+        return {**run, "error": done.stderr.splitlines()[-1], **artifacts.provenance()}
+    result = json.loads(done.stdout.splitlines()[-1])
+    return {
+        **run,
+        **{name: result[name] for name in MEASURES},
+        "items": Sequences.load(pathlib.Path(folder, SEQUENCES)).num_items,
+        "has_collision_token": result["has_collision_token"],
+        # A local model is named by the end of its path.
+        "encoder": "/".join(pathlib.Path(result["encoder"]).parts[-2:]),
+        **artifacts.provenance(),
+    }
+
+
+def section(rows: Iterable[dict]) -> str:
+    """The table as Markdown: a line a dataset and scheme, over its seeds."""
+    lines = [
+        "| dataset | IDs | seeds | codes in use, fewest of all seeds | different tuples | collisions "
+        "| largest bucket | explained variance |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["dataset"], row["card"]), []).append(row)
+    for (dataset, card), group in sorted(
+        groups.items(), key=lambda item: (item[0][0], CARDS.index(item[0][1]))
+    ):
+        failed = [row["error"] for row in group if "error" in row]
+        if failed:
+            lines.append(f"| {dataset} | {card} | {len(group)} | {failed[0]} | - | - | - | - |")
+            continue
+        usage = [
+            min(levels) for levels in zip(*(row["codebook_usage"] for row in group), strict=True)
+        ]
+        explained = [row["explained_variance"] for row in group]
+        lines.append(
+            f"| {dataset} | {card} | {len(group)} | {' '.join(f'{share:.0%}' for share in usage)} "
+            f"| {_spread([row['unique'] for row in group])} of {group[0]['items']:,} "
+            f"| {_spread([row['collisions'] for row in group])} "
+            f"| {max(row['largest_bucket'] for row in group)} "
+            f"| {'-' if None in explained else _spread(explained, '.3f')} |"
+        )
+    return "\n".join(lines)
+
+
+def write_page(rows: list[dict], command: str) -> None:
+    """Puts the section between its markers, at the end of a page that has none yet."""
+    text = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else "# Results\n"
+    body = (
+        f"{START}\n## Health of Semantic IDs\n\n"
+        f"`{command}` wrote\n[results/id_health.json](../results/id_health.json) and this table; the "
+        "cards are those of `gin/ids/`. Mean and\nstandard deviation over seeds. A bucket is the "
+        "items with equal codes; collisions are items whose codes an\nearlier item already has.\n\n"
+        f"{section(rows)}\n{END}"
+    )
+    pattern = re.compile(f"{re.escape(START)}.*?{re.escape(END)}", re.DOTALL)
+    if pattern.search(text):
+        text = pattern.sub(lambda _: body, text)
+    else:
+        text = f"{text.rstrip()}\n\n{body}\n"
+    with artifacts.atomic_path(PAGE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _spread(values: list[float], form: str = ",.0f") -> str:
+    mean = format(statistics.fmean(values), form)
+    return f"{mean} ± {format(statistics.stdev(values), form)}" if len(values) > 1 else mean
+
+
+def main(argv=None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folders", required=True, help="prepared folders, separated by commas")
+    parser.add_argument("--cards", default=",".join(CARDS), help="names of files in gin/ids")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of each")
+    options = parser.parse_args(argv)
+    command = "python -m launch.id_health --folders=work/beauty,work/sports,work/toys"
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
+    for seed in range(options.seeds):
+        for card in options.cards.split(","):
+            for folder in options.folders.split(","):
+                dataset = Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
+                if any([row[name] for name in IDENTITY] == [dataset, card, seed] for row in rows):
+                    continue
+                rows.append(measure(folder, card, seed))
+                today = datetime.datetime.now(datetime.UTC).date().isoformat()
+                artifacts.save_json(
+                    RESULTS,
+                    {"command": command, "date": today, "rows": rows},
+                )
+                write_page(rows, command)
+
+
+if __name__ == "__main__":
+    main()
