@@ -74,8 +74,8 @@ def measure(folder: str, card: str, seed: int, bindings: Iterable[str] = ()) -> 
 def section(rows: Iterable[dict]) -> str:
     """The table as Markdown: a line a dataset and scheme, over its seeds."""
     lines = [
-        "| dataset | IDs | seeds | codes in use, fewest of all seeds | different tuples | collisions "
-        "| largest bucket | explained variance |",
+        "| dataset | IDs | seeds | codes in use, fewest of all seeds | different tuples "
+        "| collisions | largest bucket | explained variance |",
         "|---|---|---|---|---|---|---|---|",
     ]
     groups: dict[tuple[str, str], list[dict]] = {}
@@ -107,8 +107,9 @@ def write_page(rows: list[dict], command: str) -> None:
     text = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else "# Results\n"
     body = (
         f"{START}\n## Health of Semantic IDs\n\n"
-        f"`{command}` wrote\n[results/id_health.json](../results/id_health.json) and this table; the "
-        "cards are those of `gin/ids/`. Mean and\nstandard deviation over seeds. A bucket is the "
+        f"`{command}` wrote\n[results/id_health.json]"
+        "(../results/id_health.json) and this table; the cards are those of `gin/ids/`. Mean and\n"
+        "standard deviation over seeds. A bucket is the "
         "items with equal codes; collisions are items whose codes an\nearlier item already has.\n\n"
         f"{section(rows)}\n{END}"
     )
