@@ -24,6 +24,7 @@ FLOORS = {
     "report": 4,
     "recommend": 5,
     "baselines": 5,
+    "new_items": 5,
     "prepare": 6,
     "make_ids": 6,
     "eval": 6,

@@ -18,6 +18,7 @@ import numpy as np
 from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
+from tiger_jax.new_items import add_items
 from tiger_jax.semantic_ids import quantizer, schemes
 from tiger_jax.semantic_ids.journal import METRICS, Journal
 from tiger_jax.semantic_ids.table import Codes, SemanticIdTable
@@ -28,6 +29,7 @@ python -m tiger_jax.make_ids --gin_file=gin/dataset/beauty.gin --scheme=rqvae
 python -m tiger_jax.make_ids --gin_file=gin/dataset/toys.gin --gin_file=gin/ids/rqvae_adamw.gin --seed=1
 python -m tiger_jax.make_ids --gin_file=gin/experiment/quickstart.gin --gin.NUM_EPOCHS=50 --json
 python -m tiger_jax.make_ids --gin_file=gin/dataset/beauty.gin --scheme=rqvae --joined_with=work/sports,work/toys
+python -m tiger_jax.make_ids --folder=work/beauty --ids=rqvae --add=new_items.jsonl
 """  # noqa: E501
 
 
@@ -47,7 +49,8 @@ def make_ids(
     that was killed goes on where it was when the same command is given again; until it is over
     its metrics.jsonl is in folder/ids/<ids>.training.
 
-    --list prints the names of the schemes; --scheme=NAME stands for --gin_file=gin/ids/NAME.gin.
+    --list prints the names of the schemes; --scheme=NAME stands for --gin_file=gin/ids/NAME.gin;
+    --add=FILE gives IDs to new items instead, and --add= --help says how.
 
     Args:
       folder: prepared folder with content embeddings.
@@ -194,7 +197,8 @@ def main(argv=None):
     if "--list" in argv:
         print("\n".join(scheme.__name__ for scheme in schemes.SCHEMES))
         return
-    command_line.run(make_ids, argv, examples=_EXAMPLES)
+    adds = any(argument.lstrip("-").partition("=")[0] == "add" for argument in argv[1:])
+    command_line.run(add_items if adds else make_ids, argv, examples=_EXAMPLES)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class Recommender:
         sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
         table_path = pathlib.Path(folder, "ids", settings["ids"], "semantic_ids.npz")
         table = SemanticIdTable.load(table_path, sequences.header["items_checksum"])
-        if table.checksum() != settings["table"]:
+        if not table.continues(settings["table"]):
             raise InputError(
                 f"{table_path}: not the table that {run_folder} was trained with; train again"
                 f" under another name with {_TRAIN}"

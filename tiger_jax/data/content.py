@@ -98,8 +98,38 @@ def require_usable(embeddings_NE: np.ndarray, source: str) -> None:
         )
 
 
-def encode_tfidf(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
-    """TF-IDF of the words, reduced by a truncated SVD; rows of length 1, in a random rotation."""
+def encode_more(
+    texts: Sequence[str], earlier_texts: Sequence[str], header: dict[str, Any]
+) -> np.ndarray:
+    """Embeddings of new items by the encoder that made those of a prepared folder.
+
+    Args:
+      texts: a sentence a new item.
+      earlier_texts: the sentences that the encoder was fitted to, where it is fitted.
+      header: of the folder's embeddings.
+
+    Raises:
+      InputError: the encoder reads no texts.
+    """
+    encoder = header["encoder"]
+    if not header["text_fields"]:
+        raise InputError(
+            f"encoder {encoder} reads no texts, so it cannot embed new items; give their "
+            "embeddings by --embeddings=FILE.npy"
+        )
+    if encoder == TFIDF:
+        # Fitting it again to the same texts gives the same encoder.
+        return encode_tfidf(earlier_texts, header["width"], header["seed"], texts)[-len(texts) :]
+    return encode_with_model(texts, encoder)
+
+
+def encode_tfidf(
+    texts: Sequence[str], width: int, seed: int, further_texts: Sequence[str] = ()
+) -> np.ndarray:
+    """TF-IDF of the words, reduced by a truncated SVD; rows of length 1, in a random rotation.
+
+    Words and SVD are those of `texts` alone; the rows of `further_texts` follow theirs.
+    """
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
@@ -112,7 +142,10 @@ def encode_tfidf(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
         raise InputError("encoder tfidf: the items' texts hold no words; use a model") from error
     # Two power iterations give the neighbours that five give.
     svd = TruncatedSVD(min(width, *counts.shape), n_iter=2, random_state=seed)
-    return in_random_rotation(normalize(svd.fit_transform(counts)), seed)
+    reduced = svd.fit_transform(counts)
+    if further_texts:
+        reduced = np.concatenate([reduced, svd.transform(words.transform(further_texts))])
+    return in_random_rotation(normalize(reduced), seed)
 
 
 def in_random_rotation(embeddings_NE: np.ndarray, seed: int) -> np.ndarray:
@@ -166,6 +199,17 @@ def ready_made(path: str | os.PathLike, rows: Sequence[int], num_rows: int) -> n
     Raises:
       InputError: the file is missing, damaged, or has another number of rows.
     """
+    embeddings_NE = map_embeddings(path, num_rows)[rows].astype(np.float32)
+    require_usable(embeddings_NE, str(path))
+    return embeddings_NE
+
+
+def map_embeddings(path: str | os.PathLike, num_rows: int) -> np.ndarray:
+    """A .npy file of embeddings, float [num_rows, E], mapped into memory.
+
+    Raises:
+      InputError: the file is missing, damaged, or has another number of rows.
+    """
     path = pathlib.Path(path)
     try:
         # Mapped, so that a header that claims more than the file holds costs nothing.
@@ -184,9 +228,7 @@ def ready_made(path: str | os.PathLike, rows: Sequence[int], num_rows: int) -> n
             f"{path}: has {len(embeddings):,} rows, the file of items {num_rows:,}; give a row an "
             "item, in the order of the file of items"
         )
-    embeddings_NE = embeddings[rows].astype(np.float32)
-    require_usable(embeddings_NE, str(path))
-    return embeddings_NE
+    return embeddings
 
 
 def save_items(folder: str | os.PathLike, rows: Sequence[dict[str, Any]]) -> str:

@@ -204,11 +204,16 @@ def _read_metadata(
             record = parse(line, where)
             item_id = records.identifier(record.get("asin"), "asin", where)
             if item_id in interactions.item_rows and item_id not in metadata:
-                metadata[item_id] = _metadata_row(record, where)
+                metadata[item_id] = metadata_row(record, where)
     return metadata
 
 
-def _metadata_row(record: dict[str, Any], where: str) -> dict[str, Any]:
+def metadata_row(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """{field: value or None} of a record with any of METADATA_FIELDS.
+
+    Raises:
+      InputError: a value is of the wrong kind.
+    """
     brand = _text(record, "brand", where)
     return {
         "title": _text(record, "title", where),

@@ -7,7 +7,7 @@ prepares nothing again.
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -88,6 +88,20 @@ class Sequences:
             "mean_length": float(lengths.mean()),
             "median_length": float(np.median(lengths)),
         }
+
+    def items_checksum(self, num_items: int) -> str:
+        """Of the first items; of all of them it is `items_checksum` in the header."""
+        return artifacts.checksum(*_packed(self.item_ids[: num_items + 1]))
+
+    def with_items(self, item_ids: Sequence[str], metadata_checksum: str) -> "Sequences":
+        """The same sequences with further items, which are in none of them yet."""
+        grown = dataclasses.replace(self, item_ids=(*self.item_ids, *item_ids))
+        header = self.header | {
+            "num_items": grown.num_items,
+            "items_checksum": grown.items_checksum(grown.num_items),
+            "metadata_checksum": metadata_checksum,
+        }
+        return dataclasses.replace(grown, header=header)
 
     def checksum(self) -> str:
         """Of users, items and sequences; the header does not count."""

@@ -3,6 +3,7 @@
 It lives in a folder of its own until the IDs are made; what is trained is none of its business.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -70,8 +71,10 @@ class Journal:
         self._last_saved = time.monotonic()
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Forgets everything, and leaves no empty folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.parent.rmdir()
 
     def _write_rows(self, rows: Sequence[dict]) -> None:
         with artifacts.atomic_path(self.folder / METRICS) as temporary:

@@ -55,7 +55,7 @@ class Quantizer:
         arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
         for first in range(0, len(embeddings_NE), BLOCK):
             block_BE = np.asarray(embeddings_NE[first : first + BLOCK], np.float32)
-            self._require_like_those_trained_on(block_BE, first)
+            self.require_fits(block_BE, first)
             padding = ((0, BLOCK - len(block_BE)), (0, 0))
             codes_BL = _CODES[self.kind](arrays, np.pad(block_BE, padding))
             yield np.asarray(codes_BL)[: len(block_BE)]
@@ -85,7 +85,8 @@ class Quantizer:
             )
         return quantizer
 
-    def _require_like_those_trained_on(self, block_BE: np.ndarray, first: int) -> None:
+    def require_fits(self, block_BE: np.ndarray, first: int = 0) -> None:
+        """InputError unless embeddings, rows from `first` on, are finite and of the right width."""
         width = self.arrays["hyperplanes" if self.kind == "hyperplanes" else "mean"].shape[-1]
         if block_BE.shape[1:] != (width,):
             raise InputError(

@@ -119,6 +119,38 @@ class SemanticIdTable:
         header = {**header, "has_collision_token": False}
         return cls(_with_padding(np.asarray(codes_NL)), tuple(codebook_sizes), header)
 
+    def with_new_items(self, codes_ML: np.ndarray, header: dict) -> "SemanticIdTable":
+        """The table grown by items: no old ID changes, new ones take the next free token.
+
+        Args:
+          codes_ML: codes of the new items, without the collision token.
+          header: what changes in the header. The new one counts its version and lists, as
+            `extends`, the checksums of the tables that it has grown out of.
+
+        Raises:
+          InputError: more items with equal codes than the collision token tells apart, or any at
+            all where there is no collision token.
+        """
+        codes_NL = np.concatenate([self.semantic_ids_NI[1:, : self.num_levels], codes_ML])
+        header = {
+            **self.header,
+            **header,
+            "version": self.header.get("version", 1) + 1,
+            "extends": [*self.header.get("extends", []), self.checksum()],
+        }
+        if not self.header["has_collision_token"]:
+            return SemanticIdTable.from_distinct_codes(codes_NL, self.codebook_sizes, header)
+        # Tokens count in item order, and the new items come last.
+        *sizes, collision_size = self.codebook_sizes
+        return SemanticIdTable.from_codes(codes_NL, sizes, header, collision_size)
+
+    def continues(self, checksum: str) -> bool:
+        """Whether this is the table with that checksum, or has grown out of it by new items.
+
+        A model trained with that table may then be used with this one.
+        """
+        return checksum in (self.checksum(), *self.header.get("extends", ()))
+
     @property
     def num_items(self) -> int:
         """N, without the padding row."""
@@ -183,7 +215,8 @@ class SemanticIdTable:
             )
         if items_checksum is not None and header.get("items_checksum") != items_checksum:
             raise artifacts.InputError(
-                f"{path}: made for other items than sequences.npz; make it again with {MADE_BY}"
+                f"{path}: made for other items than sequences.npz; make it again with {MADE_BY}, "
+                "or give it new items with --add"
             )
         checksum, sizes = header.pop("checksum"), header.pop("codebook_sizes")
         del header["kind"]

@@ -1,0 +1,210 @@
+"""New items get IDs from a frozen scheme; what was there stays as it was."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from tiger_jax import make_ids, prepare
+from tiger_jax.artifacts import InputError
+from tiger_jax.data import content
+from tiger_jax.data.sequences import Sequences
+from tiger_jax.new_items import add_items
+from tiger_jax.semantic_ids import schemes
+from tiger_jax.semantic_ids.quantizer import Quantizer
+from tiger_jax.semantic_ids.table import SemanticIdTable
+
+HEADER = {"scheme": "hand", "items_checksum": "0123456789abcdef"}
+SCHEMES = {
+    "residual": functools.partial(schemes.residual, codebook_sizes=(8, 8)),
+    "hierarchical": functools.partial(schemes.hierarchical, codebook_sizes=(8, 8)),
+    "lsh": functools.partial(schemes.lsh, num_hyperplanes=3, num_levels=3),
+    "random": functools.partial(schemes.random, codebook_sizes=(16, 16)),
+}
+
+
+def named(name):
+    return functools.update_wrapper(SCHEMES[name], SCHEMES[name].func)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A prepared folder with IDs of every scheme."""
+    folder = tmp_path_factory.mktemp("prepared")
+    prepare.prepare("synthetic", str(folder), width=16, synthetic_users=300, synthetic_items=120)
+    for name in SCHEMES:
+        make_ids.make_ids(str(folder), name, named(name), min_codebook_usage=0)
+    return folder
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    return pathlib.Path(shutil.copytree(prepared, tmp_path / "prepared"))
+
+
+@pytest.fixture
+def fresh(folder, tmp_path):
+    """Two items as items 5 and 9 are, under other names, and one with words of its own."""
+    rows = content.load_items(folder)
+    rows = [rows[4] | {"item_id": "fresh_1"}, rows[8] | {"item_id": "fresh_2"}]
+    rows.append({"item_id": "fresh_3", "title": "A kettle of copper", "price": 12})
+    return write(tmp_path / "fresh.jsonl", rows)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def table_of(folder, name="residual", version=""):
+    return SemanticIdTable.load(folder / "ids" / name / f"semantic_ids{version}.npz")
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["residual", "hierarchical", "lsh"])
+def test_old_ids_stay_and_equal_items_get_equal_codes_and_the_next_token(folder, fresh, name):
+    before = table_of(folder, name)
+    result = add_items(str(folder), name, fresh)
+    after = table_of(folder, name, "")
+    assert (result["added"], after.num_items) == (3, before.num_items + 3)
+    ids_NI = after.semantic_ids_NI
+    np.testing.assert_array_equal(ids_NI[: before.num_items + 1], before.semantic_ids_NI)
+    levels = after.num_levels
+    for old, new in ((5, before.num_items + 1), (9, before.num_items + 2)):
+        np.testing.assert_array_equal(ids_NI[new, :levels], ids_NI[old, :levels])
+        equal = (ids_NI[1:new, :levels] == ids_NI[new, :levels]).all(axis=1)
+        assert ids_NI[new, levels] == equal.sum()
+    assert (after.header["version"], after.header["extends"]) == (2, [before.checksum()])
+    assert after.continues(before.checksum())
+    assert not before.continues(after.checksum())
+    assert table_of(folder, name, ".v1").checksum() == before.checksum()
+
+
+def test_folder_grows_with_the_table(folder, fresh):
+    old = Sequences.load(folder / "sequences.npz")
+    embeddings_NE, _ = content.load_embeddings(folder)
+    add_items(str(folder), "residual", fresh)
+    sequences = Sequences.load(folder / "sequences.npz")
+    assert sequences.item_ids == (*old.item_ids, "fresh_1", "fresh_2", "fresh_3")
+    np.testing.assert_array_equal(sequences.items, old.items)
+    grown_NE, header = content.load_embeddings(folder)
+    np.testing.assert_array_equal(grown_NE[:-3], embeddings_NE)
+    # The encoder is the old one: equal texts, equal embeddings.
+    np.testing.assert_allclose(grown_NE[-3:-1], embeddings_NE[[4, 8]], atol=1e-5)
+    assert header["fitted_items"] == old.num_items
+    rows = content.load_items(folder)
+    assert rows[-1] == {
+        "item_id": "fresh_3", "title": "A kettle of copper", "price": 12.0, "brand": None,
+        "categories": None, "keywords": None,
+    }  # fmt: skip
+    assert table_of(folder).header["items_checksum"] == sequences.header["items_checksum"]
+    frozen = Quantizer.load(folder / "ids" / "residual" / "quantizer.npz")
+    np.testing.assert_array_equal(frozen.codes(grown_NE), table_of(folder).semantic_ids_NI[1:, :2])
+
+
+def test_another_table_of_the_folder_takes_the_same_items_later(folder, fresh, tmp_path):
+    add_items(str(folder), "residual", fresh)
+    with pytest.raises(InputError, match="made for other items than sequences"):
+        SemanticIdTable.load(
+            folder / "ids" / "lsh" / "semantic_ids.npz",
+            Sequences.load(folder / "sequences.npz").header["items_checksum"],
+        )
+    assert add_items(str(folder), "lsh", fresh)["added"] == 3
+    more = write(tmp_path / "more.jsonl", [{"item_id": "fresh_4", "title": "A pan"}])
+    assert add_items(str(folder), "lsh", more)["version"] == 3
+    lsh, residual = table_of(folder, "lsh"), table_of(folder)
+    assert (lsh.num_items, residual.num_items) == (lsh.num_items, lsh.num_items - 1)
+    assert len(lsh.header["extends"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"item_id": "x"}, {"item_id": "x"}], r"fresh\.jsonl:2: item x is given in line 1, too"),
+        ([{"item_id": "x", "titel": "Pan"}], r"fresh\.jsonl:1: no item has a field 'titel'"),
+        ([{"title": "Pan"}], r"fresh\.jsonl:1: field 'item_id' must be a text"),
+        ([{"item_id": "x", "price": "dear"}], r"fresh\.jsonl:1: field 'price' must be a number"),
+        ([], "holds no items"),
+    ],
+)
+def test_faults_in_the_file_are_one_line_and_change_nothing(folder, tmp_path, rows, message):
+    before = contents(folder)
+    with pytest.raises(InputError, match=message):
+        add_items(str(folder), "residual", write(tmp_path / "fresh.jsonl", rows))
+    assert contents(folder) == before
+
+
+def test_known_item_scheme_blind_to_content_and_foreign_embeddings_change_nothing(
+    folder, fresh, tmp_path
+):
+    before = contents(folder)
+    known = write(tmp_path / "known.jsonl", content.load_items(folder)[6:7])
+    with pytest.raises(InputError, match=r"known\.jsonl:1: item \w+ has an ID already"):
+        add_items(str(folder), "residual", known)
+    with pytest.raises(InputError, match="scheme random has no codes for new items"):
+        add_items(str(folder), "random", fresh)
+    np.save(tmp_path / "wide.npy", np.zeros((3, 17), np.float32))
+    with pytest.raises(InputError, match="17 wide, but those that the codes were made from 16"):
+        add_items(str(folder), "residual", fresh, embeddings=str(tmp_path / "wide.npy"))
+    assert contents(folder) == before
+
+
+def test_own_embeddings_are_taken_row_by_row(folder, fresh, tmp_path):
+    embeddings_NE, _ = content.load_embeddings(folder)
+    np.save(tmp_path / "own.npy", embeddings_NE[[30, 20, 10]])
+    add_items(str(folder), "residual", fresh, embeddings=str(tmp_path / "own.npy"))
+    ids_NI = table_of(folder).semantic_ids_NI
+    np.testing.assert_array_equal(ids_NI[-3:, :2], ids_NI[[31, 21, 11], :2])
+
+
+def test_more_items_in_a_prefix_than_tokens_name_the_prefix_and_change_nothing(folder, tmp_path):
+    row = content.load_items(folder)[4]
+    rows = [row | {"item_id": f"fresh_{number}"} for number in range(256)]
+    before = contents(folder)
+    codes = tuple(table_of(folder).semantic_ids_NI[5, :2].tolist())
+    with pytest.raises(InputError, match=r"items share the codes \({}, {}\)".format(*codes)):
+        add_items(str(folder), "residual", write(tmp_path / "many.jsonl", rows))
+    assert contents(folder) == before
+
+
+def test_table_without_collision_token_refuses_equal_codes():
+    table = SemanticIdTable.from_distinct_codes([[0, 1], [1, 0]], (2, 2), HEADER)
+    assert table.with_new_items(np.array([[1, 1]]), {}).item_numbers([1, 1]) == 3
+    with pytest.raises(InputError, match=r"items number 2 and 3 have the same ID \(1, 0\)"):
+        table.with_new_items(np.array([[1, 0]]), {})
+
+
+@pytest.mark.parametrize("moved", range(7))
+def test_killed_while_files_change_places_is_finished_by_the_next_call(
+    folder, fresh, tmp_path, monkeypatch, moved
+):
+    """Killed behind any number of the moves; the next call finds all done and says so."""
+    reference = shutil.copytree(folder, tmp_path / "reference")
+    add_items(str(reference), "residual", fresh)
+    replace, calls = pathlib.Path.replace, []
+
+    def killed(self, target):
+        if ".new_items" in str(self):
+            calls.append(self)
+            if len(calls) > moved:
+                raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "replace", killed)
+    if moved < 6:
+        with pytest.raises(KeyboardInterrupt):
+            add_items(str(folder), "residual", fresh)
+    else:
+        add_items(str(folder), "residual", fresh)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="has an ID already"):
+        add_items(str(folder), "residual", fresh)
+    names = {path.relative_to(folder): data for path, data in contents(folder).items()}
+    expected = {path.relative_to(reference): data for path, data in contents(reference).items()}
+    assert names == expected

@@ -1,0 +1,188 @@
+"""Semantic IDs for items that came later: nothing is trained, and no old ID changes.
+
+A prepared folder and one of its tables grow together: metadata, embeddings, item numbers, IDs.
+"""
+
+import contextlib
+import pathlib
+import shutil
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import numpy as np
+
+from tiger_jax import artifacts
+from tiger_jax.artifacts import InputError
+from tiger_jax.data import content, records
+from tiger_jax.data.reviews import metadata_row
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.semantic_ids import quantizer
+from tiger_jax.semantic_ids.quantizer import Quantizer
+from tiger_jax.semantic_ids.table import MADE_BY, SemanticIdTable
+
+_TABLE = "semantic_ids.npz"
+_STAGING, _COMPLETE = ".new_items", ".new_items.complete"
+
+
+def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str, Any]:
+    """Gives new items Semantic IDs by a scheme that is trained and frozen.
+
+    Their texts are embedded by the folder's own encoder. Items join items.jsonl, the embeddings
+    and sequences.npz behind the old ones; the table becomes a new version, in which every old ID
+    stays as it was, and the old version is kept as semantic_ids.v<version>.npz. A model trained
+    with an earlier version goes on with the newest one. All files change together or not at all.
+
+    Items that another table of the folder has been given already get their IDs in this one.
+
+    Args:
+      folder: the prepared folder.
+      ids: name of the IDs to grow.
+      add: the new items, a JSON object a line, with the item_id and the fields of items.jsonl.
+      embeddings: the new items' embeddings, a .npy file with a row an item, where the folder's own
+        encoder reads no texts.
+
+    Returns:
+      Number of items added to the table, health of the new table, and its header.
+
+    Raises:
+      InputError: an item that is known or given twice, a scheme that has no codes for new items,
+        embeddings of another encoder, or more items with equal codes than can be told apart.
+    """
+    home = pathlib.Path(folder)
+    _finish(home)
+    sequences = Sequences.load(home / SEQUENCES)
+    embeddings_NE, source = content.load_embeddings(folder)
+    rows = content.load_items(folder)
+    path = home / "ids" / ids / _TABLE
+    table, frozen = _load_frozen(path, sequences)
+    given = _read_items(pathlib.Path(add), sequences, table.num_items, rows[0].keys())
+    # Items that the folder has, as it grew with another table, only need an ID.
+    unknown = [i for i, row in enumerate(given) if row["item_id"] not in sequences.item_number]
+    joining = [given[i] for i in unknown]
+    if joining:
+        if embeddings:
+            joining_ME = content.map_embeddings(embeddings, len(given))[unknown].astype(np.float32)
+        else:
+            joining_ME = _encode(joining, rows, source)
+        frozen.require_fits(joining_ME)
+        embeddings_NE = np.concatenate([embeddings_NE, joining_ME])
+    rows = [*rows, *joining]
+    codes_ML = frozen.codes(embeddings_NE[table.num_items :])
+
+    with _all_together(home) as staging:
+        metadata_checksum = content.save_items(staging, rows)
+        item_ids = [row["item_id"] for row in joining]
+        sequences = sequences.with_items(item_ids, metadata_checksum)
+        sequences.save(staging / SEQUENCES)
+        content.save_embeddings(staging, embeddings_NE, _grown(source, sequences.header, rows))
+        grown = table.with_new_items(
+            codes_ML,
+            {
+                "items_checksum": sequences.header["items_checksum"],
+                "embeddings_checksum": artifacts.checksum(embeddings_NE),
+                "provenance": artifacts.provenance(),
+            },
+        )
+        grown.save(staging / path.relative_to(home))
+        version = table.header.get("version", 1)
+        table.save(staging / path.with_suffix(f".v{version}.npz").relative_to(home))
+    print(
+        f"{path}: {len(codes_ML):,} new items, {grown.num_items:,} in all, version "
+        f"{grown.header['version']}"
+    )
+    return {"added": len(codes_ML), **grown.health(), **grown.header}
+
+
+def _load_frozen(path: pathlib.Path, sequences: Sequences) -> tuple[SemanticIdTable, Quantizer]:
+    """The table and what made it; InputError unless its items are the folder's first ones."""
+    table = SemanticIdTable.load(path)
+    if table.header.get("items_checksum") != sequences.items_checksum(table.num_items):
+        raise InputError(
+            f"{path}: made for other items than {SEQUENCES}; make it again with {MADE_BY}"
+        )
+    if "parameters_checksum" not in table.header:
+        raise InputError(
+            f"{path}: the scheme {table.header.get('scheme')} has no codes for new items, as its "
+            f"codes do not come from their content; make all IDs again with {MADE_BY}"
+        )
+    quantizer_path = path.with_name(quantizer.FILE)
+    return table, Quantizer.load(quantizer_path, table.header["parameters_checksum"])
+
+
+def _read_items(
+    path: pathlib.Path, sequences: Sequences, num_items: int, fields: Collection[str]
+) -> list[dict[str, Any]]:
+    """The new items' metadata, with all `fields`; none may be among the table's `num_items`."""
+    rows, seen = [], {}
+    for number, line in records.lines(path):
+        where = f"{path}:{number}"
+        record = records.json_record(line, where)
+        item_id = records.identifier(record.get("item_id"), "item_id", where)
+        wrong = [field for field in record if field not in fields]
+        if wrong:
+            raise InputError(f"{where}: no item has a field {wrong[0]!r}; use {', '.join(fields)}")
+        if 0 < sequences.item_number.get(item_id, 0) <= num_items:
+            raise InputError(f"{where}: item {item_id} has an ID already; leave it out")
+        if item_id in seen:
+            raise InputError(f"{where}: item {item_id} is given in line {seen[item_id]}, too")
+        seen[item_id] = number
+        known = metadata_row(record, where)
+        rows.append(
+            {"item_id": item_id}
+            | {name: known.get(name, record.get(name)) for name in fields if name != "item_id"}
+        )
+    if not rows:
+        raise InputError(f"{path}: holds no items; give a JSON object a line")
+    return rows
+
+
+def _encode(joining: list[dict], rows: list[dict], source: dict) -> np.ndarray:
+    """Embeddings of the new items by the folder's encoder."""
+
+    def texts(some: list[dict]) -> list[str]:
+        return [content.sentence(row, source["text_fields"], source["template"]) for row in some]
+
+    fitted = rows[: source.get("fitted_items", len(rows))]
+    return content.encode_more(texts(joining), texts(fitted), source)
+
+
+def _grown(source: dict, sequences_header: dict, rows: list[dict]) -> dict:
+    """Header of the embeddings after items joined."""
+    header = {name: value for name, value in source.items() if name != "checksum"}
+    for name in ("num_items", "items_checksum", "metadata_checksum"):
+        header[name] = sequences_header[name]
+    # What the encoder was fitted to stays the texts of the first items.
+    header["fitted_items"] = source.get("fitted_items", source["num_items"])
+    if source["text_fields"]:
+        texts = [content.sentence(row, source["text_fields"], source["template"]) for row in rows]
+        header["texts_checksum"] = artifacts.checksum(*texts)
+    return header
+
+
+@contextlib.contextmanager
+def _all_together(home: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a folder for new versions of files of `home`, which take their places together.
+
+    The one moment that counts is the renaming of that folder: killed before it, nothing has
+    happened; killed behind it, `_finish` does the rest.
+    """
+    staging = home / _STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    staging.rename(home / _COMPLETE)
+    _finish(home)
+
+
+def _finish(home: pathlib.Path) -> None:
+    """Moves files that are all there, but not yet all in their places."""
+    complete = home / _COMPLETE
+    if not complete.is_dir():
+        return
+    for path in sorted(complete.rglob("*")):
+        if path.is_file():
+            path.replace(home / path.relative_to(complete))
+    shutil.rmtree(complete)
