@@ -1,11 +1,15 @@
 """The shell scripts, as far as they can be told without running an installation."""
 
+import json
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
+
+from tiger_jax import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = [ROOT / ".ci" / "run", *sorted((ROOT / "launch").glob("*.sh"))]
@@ -38,3 +42,50 @@ def test_without_a_fitting_python_the_environment_says_what_to_install(tmp_path)
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: Python 3.11 or newer is needed")
+
+
+def gpu(*arguments):
+    environment = os.environ | {"TIGER_PYTHON": sys.executable}
+    command = ["bash", str(ROOT / "launch" / "gpu.sh"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_what_the_time_limit_cuts_off_goes_on_with_the_same_command(tmp_path):
+    folder, out = tmp_path / "toy", tmp_path / "out"
+    prepare.prepare("synthetic", str(folder), synthetic_users=200, synthetic_items=60)
+    arguments = (
+        f"--out={out}",
+        "--seeds=3",
+        "gin/experiment/quickstart.gin",
+        "--",
+        f"--gin.FOLDER='{folder}'",
+        "--gin.TRAIN_STEPS=20",
+        "--gin.EVAL_PERIOD=10",
+        "--gin.NUM_EPOCHS=20",
+        "--gin.CODEBOOK_SIZES=(8, 8, 8)",
+        "--gin.network.NetworkConfig.num_encoder_layers=1",
+        "--gin.network.NetworkConfig.num_decoder_layers=1",
+    )
+    cut = gpu("--limit=1", *arguments)
+    assert cut.returncode == 75, cut.stderr
+    assert cut.stderr.splitlines()[-1].startswith("time is up during make_ids of")
+    done = gpu("--limit=540", *arguments)
+    assert done.returncode == 0, done.stderr
+    results = {path.name: json.loads(path.read_text()) for path in out.iterdir()}
+    assert set(results) == {"quickstart-ids.json", "quickstart-3.json"}
+    assert results["quickstart-3.json"]["run"] == "quickstart-3"
+    assert results["quickstart-3.json"]["training"]["steps"] == 20
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = gpu("--limit=540", *arguments)
+    assert again.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((), "error: no card; give one of"), (("--minute=3", "x.gin"), "error: unknown argument")],
+)
+def test_gpu_script_refuses_what_it_does_not_understand(arguments, message):
+    done = gpu(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
