@@ -235,9 +235,9 @@ def ids_of(rows_BM, ids):
     return [[ids[row] if row >= 0 else None for row in rows] for rows in rows_BM.tolist()]
 
 
-@pytest.mark.parametrize("num_beams", [5, 45])
 @pytest.mark.parametrize(
-    ("use_filters", "use_denied"), [(True, False), (False, True), (True, True)]
+    ("num_beams", "use_filters", "use_denied"),
+    [(5, True, False), (5, False, True), (5, True, True), (45, True, True)],
 )
 def test_restricted_search_equals_that_of_a_rebuilt_index(num_beams, use_filters, use_denied):
     """A filter and denied items of its own for each request; none of either for the first."""
@@ -276,19 +276,19 @@ def test_spare_room_changes_nothing_and_updates_compile_nothing():
     sizes = (5, 4, 6)
     model, params = tiny_model(sizes)
     ids, tokens_BS = random_ids(sizes, 90), histories(model)
-    search = jax.jit(lambda trie: beam.constrained_search(model, params, trie, tokens_BS, 9))
+    search = jax.jit(lambda *arguments: beam.constrained_search(model, *arguments, num_beams=9))
     table = np.array([(0, 0, 0), *ids])
     trie = Trie.from_semantic_ids(table[:31], sizes, capacity=80)
     for num_items in (30, 70, 3):
         trie = trie.updated(table[: num_items + 1])
-        rows, scores = jax.device_get(search(trie))
+        rows, scores = jax.device_get(search(params, trie, tokens_BS))
         exact = build(ids[:num_items], sizes)
         rows_exact, scores_exact = constrained(model, params, exact, tokens_BS, 9)
         np.testing.assert_array_equal(rows, rows_exact)
         np.testing.assert_allclose(scores, scores_exact, atol=1e-5)
     assert search._cache_size() == 1
     trie = trie.updated(table)
-    rows, _ = jax.device_get(search(trie))
+    rows, _ = jax.device_get(search(params, trie, tokens_BS))
     np.testing.assert_array_equal(
         rows, constrained(model, params, build(ids, sizes), tokens_BS, 9)[0]
     )
