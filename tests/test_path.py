@@ -81,6 +81,7 @@ def test_every_step_leaves_its_artifacts_and_configuration(outputs):
         "report.html",
         "ids/rqvae_adamw/semantic_ids.npz",
         "ids/rqvae_adamw/config.gin",
+        "ids/rqvae_adamw/report.html",
         "runs/tiger/run.json",
         "runs/tiger/config.gin",
         "runs/tiger/metrics.jsonl",

@@ -3,10 +3,17 @@
 import html.parser
 import re
 
+import numpy as np
 import pytest
 
+from tiger_jax import metrics, paper
+from tiger_jax.data.sequences import Sequences
+from tiger_jax.report import eval as eval_report
+from tiger_jax.report import ids as ids_report
 from tiger_jax.report import pictures
+from tiger_jax.report import prepare as prepare_report
 from tiger_jax.report.page import Page, printable
+from tiger_jax.semantic_ids.table import SemanticIdTable
 
 PHONE = 360
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "wbr"}
@@ -158,3 +165,146 @@ def test_a_picture_draws_its_values_and_names_in_text(name):
         "stacked bars": {"Hair", "code 0", "code 1"},
     }
     assert expected[name] <= set(words)
+
+
+NUM_ITEMS = 90
+COUNTED = ("users", "items", "interactions")
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(5, 70, 30)
+    return Sequences(
+        user_ids=tuple(f"user {row}" for row in range(30)),
+        item_ids=("", *map(str, range(NUM_ITEMS))),
+        items=generator.integers(1, NUM_ITEMS + 1, lengths.sum()).astype(np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        header={},
+    )
+
+
+def write_prepare(folder, sequences, **changes):
+    result = {
+        "dataset": HOSTILE,
+        **sequences.statistics(),
+        "encoder": HOSTILE,
+        "text_fields": ("title",),
+        "dropped_by_reason": [
+            {"reason": HOSTILE, "users": 7, "items": 0, "interactions": 41},
+            {"reason": "nothing of it", **dict.fromkeys(COUNTED, 0)},
+        ],
+        "items_with": {"title": 60, HOSTILE: 0},
+        "items_without_metadata": 3,
+        "items_without_text": 5,
+        **changes,
+    }
+    prepare_report.write(folder, result, sequences, [HOSTILE, ""] * (NUM_ITEMS // 2))
+    return folder / "report.html"
+
+
+def items_of(categories):
+    return [
+        {"item_id": HOSTILE, "title": HOSTILE if number % 2 else None, "categories": path}
+        for number, path in enumerate(categories)
+    ]
+
+
+def write_ids(folder, codebook_sizes, categories, epochs=(10, 20)):
+    generator = np.random.default_rng(1)
+    codes_NL = generator.integers(0, codebook_sizes, (NUM_ITEMS, len(codebook_sizes)))
+    header = {"scheme": HOSTILE, "dataset": HOSTILE, "encoder": HOSTILE, "seed": 0}
+    table = SemanticIdTable.from_codes(codes_NL, codebook_sizes, header)
+    health = table.health() | {"explained_variance": 0.5}
+    history = [{"epoch": epoch, "loss": 1 / epoch, **health} for epoch in epochs]
+    embeddings_NE = generator.normal(size=(NUM_ITEMS, 4)).astype(np.float32)
+    path = folder / "report.html"
+    ids_report.write(path, table, health, history, items_of(categories), embeddings_NE)
+    return path
+
+
+def write_eval(folder, sequences, targets_first):
+    _, targets = sequences.split("test")
+    lists = np.array([np.roll(np.arange(1, NUM_ITEMS + 1), 1 - t)[:12] for t in targets])
+    lists = lists if targets_first else np.roll(lists, 11, axis=1)[:, :10]
+    lists[:, 3] = 0
+    ranked = metrics.RankedItems(lists, -np.ones(lists.shape))
+    scores = metrics.score(ranked, targets)
+    result = {
+        **scores,
+        **dict.fromkeys(("run", "dataset", "ids", "encoder", "commit"), HOSTILE),
+        "split": "test", "search": "free", "step": 1, "num_beams": 10, "num_users": 30,
+        "distinct_items": 5, "invalid_id_rate": 0.1, "users_per_s": 3.0, "exclude_history": True,
+        "with_history_items": scores, "without_history_items": scores,
+        "baselines": {HOSTILE: scores},
+    }  # fmt: skip
+    path = folder / "report.html"
+    eval_report.write(path, result, sequences, [HOSTILE] * NUM_ITEMS, np.arange(30), ranked)
+    return path
+
+
+def test_the_page_of_prepare_shows_what_was_dropped_and_why(sequences, tmp_path):
+    page = require_page(write_prepare(tmp_path, sequences))
+    assert {"7", "41", "66.7%"} <= set(page.texts)
+    assert "nothing of it" not in page.texts
+    assert not any("Table 6" in text for text in page.texts)
+
+
+def test_the_paper_stands_beside_its_own_dataset_only(sequences, tmp_path):
+    path = write_prepare(tmp_path, sequences, users=22_363, items=12_101, mean_length=8.8764)
+    page = require_page(path)
+    assert {"22,363", "12,101", "8.88", "8.87"} <= set(page.texts)
+    assert paper.dataset(22_363, 12_101) == "beauty"
+    assert paper.dataset(22_363, 12_100) is None
+
+
+def test_data_without_texts_have_a_page_too(sequences, tmp_path):
+    require_page(write_prepare(tmp_path, sequences, text_fields=(), dropped_by_reason=[]))
+
+
+HAIR_AND_SKIN = [[["Beauty", "Hair", "Combs"]], [["Beauty", "Skin", HOSTILE], ["Sun"]], None]
+MANY = [[["Beauty", f"coarse {n % 20}", f"fine {n % 45}"]] for n in range(NUM_ITEMS)]
+
+
+@pytest.mark.parametrize("codebook_sizes", [(3,), (4, 16, 256), (40, 3, 2, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    "categories",
+    [HAIR_AND_SKIN * (NUM_ITEMS // 3), [None] * NUM_ITEMS, MANY],
+    ids=["some", "none", "many"],
+)
+def test_ids_of_any_shape_have_a_page(codebook_sizes, categories, tmp_path):
+    page = require_page(write_ids(tmp_path, codebook_sizes, categories))
+    assert "Training" in page.texts
+    assert ("Categories by code" in page.texts) == (categories[0] is not None)
+
+
+def test_ids_that_nobody_trained_have_a_page(tmp_path):
+    page = require_page(write_ids(tmp_path, (4, 4), MANY, epochs=()))
+    assert "Training" not in page.texts
+
+
+def test_figure_4_has_a_bar_a_category_and_a_part_a_code(tmp_path):
+    """Two categories of 30 items each, by the first of three codes, counted by hand."""
+    path = write_ids(tmp_path, (3, 4), HAIR_AND_SKIN * (NUM_ITEMS // 3))
+    page = require_page(path)
+    generator = np.random.default_rng(1)
+    first_N = generator.integers(0, (3, 4), (NUM_ITEMS, 2))[:, 0]
+    category_N = np.arange(NUM_ITEMS) % 3
+    code = np.bincount(first_N[category_N < 2]).argmax()
+    hair, skin = (np.sum((first_N == code) & (category_N == category)) for category in (0, 1))
+    name = "Hair" if hair >= skin else "Skin"
+    labels = [pairs["aria-label"] for tag, pairs in page.tags if tag == "svg"]
+    (figure,) = (label for label in labels if label.startswith("Bars, categories by code"))
+    share = max(hair, skin) / (hair + skin)
+    assert f"{share:.0%} of {hair + skin} items are {name}" in figure
+    assert {"Hair", "Skin", "code 0", "code 1", "code 2"} <= set(page.texts)
+
+
+@pytest.mark.parametrize("targets_first", [True, False])
+def test_the_page_of_eval_marks_the_hits(targets_first, sequences, tmp_path):
+    page = require_page(write_eval(tmp_path, sequences, targets_first))
+    hits = [text for text in page.texts if text.endswith("✓")]
+    assert len(hits) == (10 if targets_first else 0)
+    marked = [pairs for tag, pairs in page.tags if tag == "tr" and pairs.get("class") == "marked"]
+    assert len(marked) == len(hits) + 1  # and the row of the run itself
+    assert sum("(an ID that no item has)" in text for text in page.texts) == 10

@@ -19,6 +19,7 @@ from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.new_items import add_items
+from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer, schemes
 from tiger_jax.semantic_ids.journal import METRICS, Journal
 from tiger_jax.semantic_ids.table import Codes, SemanticIdTable
@@ -45,7 +46,8 @@ def make_ids(
     """Gives every item of a prepared folder a distinct Semantic ID.
 
     Writes folder/ids/<ids>: semantic_ids.npz; where codes come from content, quantizer.npz, by
-    which new items get theirs; metrics.jsonl, the health while training; config.gin. Training
+    which new items get theirs; metrics.jsonl, the health while training; config.gin; report.html,
+    the health to look at, with the categories and the items of each prefix. Training
     that was killed goes on where it was when the same command is given again; until it is over
     its metrics.jsonl is in folder/ids/<ids>.training.
 
@@ -102,6 +104,8 @@ def make_ids(
         journal.clear()
         raise
     _write(target, table, codes, health, configuration)
+    items = content.load_items(folder)
+    report.write(target / "report.html", table, health, codes.history, items, embeddings_NE)
     journal.clear()
     usage = " ".join(f"{share:.0%}" for share in health["codebook_usage"])
     print(

@@ -26,7 +26,7 @@ h2 { font-size: 1.2rem; margin: 2.25rem 0 .5rem; padding-top: .75rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.25rem 0 .25rem; }
 p { margin: .4rem 0; max-width: 46rem; }
-.soft, figcaption, caption { color: var(--soft); font-size: .875rem; }
+.soft, figcaption { color: var(--soft); font-size: .875rem; }
 dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .6rem;
   margin: 1rem 0; }
 dl div { background: var(--shade); border-radius: .5rem; padding: .55rem .75rem; }
@@ -34,14 +34,15 @@ dt { color: var(--soft); font-size: .8rem; }
 dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .3rem; }
 th, td { padding: .3rem .7rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); overflow-wrap: normal; }
+thead th { vertical-align: bottom; }
 th:first-child, td:first-child { padding-left: 0; }
 thead th { color: var(--soft); font-weight: 600; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
 tr.marked { background: var(--mark); font-weight: 600; }
-.pictures { display: grid; gap: 1rem 2rem; margin: .75rem 0;
+.pictures { display: grid; gap: 1rem 2rem; align-items: end; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 figure { margin: 0; max-width: 31rem; }
 svg { display: block; width: 100%; height: auto; }
@@ -117,13 +118,13 @@ class Page:
             for place in range(len(columns))
         ]
         kinds = [{"class": "number"} if number else {} for number in is_number]
+        if caption:
+            self.text(caption, soft=True)
         box = _add(
             self._place, "div", role="region", tabindex="0", **{"class": "scroll"},
             **{"aria-label": printable(caption or ", ".join(filter(None, columns)))},
         )  # fmt: skip
         table = _add(box, "table")
-        if caption:
-            _add(table, "caption").text = printable(caption, 400)
         head = _add(_add(table, "thead"), "tr")
         for name, kind in zip(columns, kinds, strict=True):
             _add(head, "th", scope="col", **kind).text = printable(name)

@@ -4,6 +4,7 @@ Drawn as wide as a telephone, so that nothing must be enlarged there. Equal data
 """
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -80,6 +81,8 @@ def lines(
         elif from_zero:
             axes.set_ylim(bottom=0)
         axes.set(xlabel=x_label, ylabel=y_label)
+        if not log:
+            _whole_ticks(axes.xaxis, [value for x, _ in series.values() for value in x])
 
     return _drawn(draw, alt, legend=len(series) > 1)
 
@@ -101,6 +104,8 @@ def columns(
         edges = np.append(np.asarray(labels, float), labels[-1] + 1) - 0.5
         axes.stairs(heights, edges, fill=True, color=COLORS[0])
         axes.set(xlabel=x_label, ylabel=y_label)
+        _whole_ticks(axes.xaxis, labels)
+        _whole_ticks(axes.yaxis, heights)
         axes.grid(axis="x", visible=False)
 
     return _drawn(draw, alt)
@@ -128,6 +133,7 @@ def stacked_columns(
             )
             base = top
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, edges[-1]))
+        _whole_ticks(axes.yaxis, base)
         axes.set_xticks([])
         axes.grid(axis="x", visible=False)
 
@@ -164,7 +170,7 @@ def stacked_bars(
 
 
 def _drawn(
-    draw: Callable[[Any], None], alt: str, height: float = 3.0, legend: bool = False
+    draw: Callable[[Any], None], alt: str, height: float = 2.9, legend: bool = False
 ) -> ElementTree.Element:
     """An svg element with what `draw` puts on the axes it is given."""
     import matplotlib
@@ -180,8 +186,10 @@ def _drawn(
         draw(axes)
         _plain_numbers(axes)
         if legend:
-            longest = max(len(text) for text in axes.get_legend_handles_labels()[1])
-            figure.legend(loc="outside upper left", ncols=max(1, min(4, 44 // (longest + 6))))
+            names = axes.get_legend_handles_labels()[1]
+            ncols = max(1, min(4, 44 // (max(map(len, names)) + 6)))
+            figure.set_figheight(height + 0.2 * math.ceil(len(names) / ncols))
+            figure.legend(loc="outside upper left", ncols=ncols)
         FigureCanvasSVG(figure).print_svg(
             stream, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
@@ -196,6 +204,12 @@ def _plain_numbers(axes) -> None:
         axis.set_minor_formatter(NullFormatter())
         if not isinstance(axis.get_major_locator(), FixedLocator):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def _whole_ticks(axis, values: Sequence[float]) -> None:
+    """No fractions along an axis of whole numbers."""
+    if np.all(np.mod(values, 1) == 0) and not np.all(np.isin(values, (0, 1))):
+        axis.get_major_locator().set_params(integer=True)
 
 
 def _as_part_of_a_page(svg: str, alt: str) -> ElementTree.Element:
