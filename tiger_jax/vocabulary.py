@@ -15,8 +15,8 @@ PAD = 0
 EOS = 1
 _NUM_SPECIAL = 2
 
-_FNV_OFFSET = 2166136261
-_FNV_PRIME = 16777619
+FNV_OFFSET = 2166136261
+FNV_PRIME = 16777619
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def fnv1a(text: str) -> int:
     Python's own `hash` differs from run to run; this one is a few integer operations that any
     framework can repeat.
     """
-    value = _FNV_OFFSET
+    value = FNV_OFFSET
     for byte in text.encode():
-        value = ((value ^ byte) * _FNV_PRIME) & 0xFFFFFFFF
+        value = ((value ^ byte) * FNV_PRIME) & 0xFFFFFFFF
     return value
