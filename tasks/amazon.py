@@ -165,15 +165,13 @@ class RankingMetrics(seqio.metrics.Metric):
 
 
 def hash_users(dataset: tf.data.Dataset, tokens: Vocabulary) -> tf.data.Dataset:
-    """Adds "user_token" [1], or [0] where the model knows no users (TIGER section 4)."""
+    """Adds "user_token", int32 (TIGER section 4); padding where the model knows no users."""
 
     def hashed(user):
-        if tokens.num_user_tokens:
-            place = tf.cast(fnv1a(user["user_id"]) % tokens.num_user_tokens, tf.int32)
-            user_token = place[None] + tokens.first_user_token
-        else:
-            user_token = tf.zeros([0], tf.int32)
-        return {**user, "user_token": user_token}
+        if not tokens.num_user_tokens:
+            return {**user, "user_token": vocabulary.PAD}
+        place = tf.cast(fnv1a(user["user_id"]) % tokens.num_user_tokens, tf.int32)
+        return {**user, "user_token": place + tokens.first_user_token}
 
     return dataset.map(hashed, num_parallel_calls=_AUTOTUNE)
 
@@ -182,7 +180,7 @@ def prefix_examples(dataset: tf.data.Dataset, max_history: int) -> tf.data.Datas
     """Users -> examples, one for each of a user's last `num_targets` items (TIGER appendix C).
 
     Args:
-      dataset: {"user_id": string, "user_token": [0 or 1], "items": item numbers [n],
+      dataset: {"user_id": string, "user_token": int32, "items": item numbers [n],
         "num_targets": below n}.
       max_history: items before the target that are kept, the latest ones.
 
@@ -197,7 +195,7 @@ def prefix_examples(dataset: tf.data.Dataset, max_history: int) -> tf.data.Datas
         places = targets[:, None] + tf.range(-max_history, 0)[None]
         return {
             "user_id": tf.repeat(user["user_id"], tf.size(targets)),
-            "user_token": tf.repeat(user["user_token"][None], tf.size(targets), axis=0),
+            "user_token": tf.repeat(user["user_token"], tf.size(targets)),
             "history": tf.where(places >= 0, tf.gather(items, tf.maximum(places, 0)), 0),
             "target_item": tf.gather(items, targets),
         }
@@ -215,11 +213,13 @@ def look_up_tokens(dataset: tf.data.Dataset, vocab: SemanticIdVocabulary) -> tf.
 
     def tokens_of(example):
         history = tf.boolean_mask(example["history"], example["history"] > 0)
-        history_tokens = tf.reshape(tf.gather(tokens_NI, history), [-1])
+        inputs = tf.reshape(tf.gather(tokens_NI, history), [-1])
+        if vocab.tokens.num_user_tokens:
+            inputs = tf.concat([example["user_token"][None], inputs], axis=0)
         return {
             "user_id": example["user_id"],
             "target_item": example["target_item"],
-            "inputs": tf.concat([example["user_token"], history_tokens], axis=0),
+            "inputs": inputs,
             "targets": tf.gather(tokens_NI, example["target_item"]),
         }
 
@@ -268,7 +268,7 @@ def _register(folder: str, ids: str, num_user_tokens: int, max_history: int) -> 
         Vocabulary(table.codebook_sizes, num_user_tokens), table, sequences.item_ids
     )
     source = seqio.FunctionDataSource(
-        functools.partial(_prepared_users, sequences), splits=SPLITS
+        functools.partial(prepared_users, sequences), splits=SPLITS
     )
     return add_task(f"{pathlib.Path(folder).resolve().name}_{ids}", source, vocab, max_history)
 
@@ -367,7 +367,7 @@ def feature_lengths(task: str, max_history: int) -> dict[str, int]:
     return {"inputs": has_user + max_history * tokens.id_length, "targets": tokens.id_length}
 
 
-def _prepared_users(
+def prepared_users(
     sequences: Sequences, split: str, shuffle_files: bool, seed: int | None = None
 ) -> tf.data.Dataset:
     """The users of a prepared folder, as `prefix_examples` wants them."""

@@ -70,9 +70,31 @@ def keep(folder: str | os.PathLike, wanted: set[int]) -> None:
         shutil.rmtree(leftover)
 
 
+def folder_of(run_folder: str | os.PathLike) -> pathlib.Path:
+    """Where a run's checkpoints lie: in `checkpoints`; T5X puts them into the run folder itself."""
+    own = pathlib.Path(run_folder, "checkpoints")
+    return own if own.is_dir() else pathlib.Path(run_folder)
+
+
+def best_step(folder: str | os.PathLike) -> int:
+    """The best checkpoint by validation; the last one of T5X, which chooses none.
+
+    Raises:
+      InputError: there is no checkpoint.
+    """
+    found = steps(folder)
+    if not found:
+        raise artifacts.InputError(f"{folder}: no checkpoint yet; make one with {_MADE_BY}")
+    return load_metadata(folder, found[-1]).get("best", {"step": found[-1]})["step"]
+
+
 def load_metadata(folder: str | os.PathLike, step: int) -> dict:
-    """The facts that were saved with a checkpoint."""
-    return artifacts.load_json(_path(folder, step) / "metadata.json", _MADE_BY)
+    """The facts that were saved with a checkpoint; none with one of T5X."""
+    path = _path(folder, step) / "metadata.json"
+    # A file of orbax's own, which T5X's folders have and ours lack.
+    if not path.exists() and (path.parent / "_CHECKPOINT_METADATA").exists():
+        return {}
+    return artifacts.load_json(path, _MADE_BY)
 
 
 def load_params(folder: str | os.PathLike, step: int, like: dict) -> dict:

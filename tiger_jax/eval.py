@@ -52,7 +52,7 @@ def evaluate(
 
     Args:
       folder: the prepared folder.
-      run: name of the run in it, made by tiger_jax.train.
+      run: name of the run in it, made by tiger_jax.train or as a MODEL_DIR of T5X.
       split: test, or validation (where the baselines' mixture and the checkpoint were chosen).
       search: constrained, IDs of items only; free, an invalid ID is a miss, as in the paper;
         free_filtered, a wider beam until enough IDs are valid; prefix_match, an invalid ID
@@ -234,10 +234,11 @@ def _training_facts(run_folder: pathlib.Path) -> dict:
     """How the run was trained: its settings, steps and seconds."""
     made_by = "python -m tiger_jax.train"
     settings = artifacts.load_json(run_folder / "run.json", made_by)
-    last = checkpoints.steps(run_folder / "checkpoints")[-1]
+    checkpoint_folder = checkpoints.folder_of(run_folder)
+    last = checkpoints.steps(checkpoint_folder)[-1]
     return {
         "steps": last,
-        "seconds": checkpoints.load_metadata(run_folder / "checkpoints", last)["seconds"],
+        "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
         **{
             name: settings[name] for name in ("seed", "batch_size", "normalize", "network", "table")
         },

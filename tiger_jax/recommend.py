@@ -104,8 +104,9 @@ class Recommender:
 
         Args:
           folder: the prepared folder.
-          run: name of the run in it.
-          step: which of its checkpoints; the best one by validation where None.
+          run: name of the run in it, which may be a MODEL_DIR of T5X; a path from the root on
+            for one elsewhere.
+          step: which of its checkpoints; where None the best one by validation, T5X's last.
           **options: `num_beams`, `search`, `max_beams` and `batch_size` of the class.
 
         Raises:
@@ -127,12 +128,9 @@ class Recommender:
             Vocabulary(table.codebook_sizes, settings["num_user_tokens"]),
             settings["normalize"],
         )
-        checkpoint_folder = run_folder / "checkpoints"
-        steps = checkpoints.steps(checkpoint_folder)
-        if not steps:
-            raise InputError(f"{checkpoint_folder}: no checkpoint yet; make one with {_TRAIN}")
+        checkpoint_folder = checkpoints.folder_of(run_folder)
         if step is None:
-            step = checkpoints.load_metadata(checkpoint_folder, steps[-1])["best"]["step"]
+            step = checkpoints.best_step(checkpoint_folder)
         shapes = jax.eval_shape(model.init, jax.random.key(0))
         params = checkpoints.load_params(checkpoint_folder, step, shapes)
         return cls(model, params, table, settings["max_history"], step=step, **options)
