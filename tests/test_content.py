@@ -190,7 +190,8 @@ def prepared(tmp_path):
     rows = [{"item_id": item, "title": f"é {item}\u2028"} for item in "abc"]
     sequences.header["metadata_checksum"] = content.save_items(tmp_path, rows)
     embeddings = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    content.save_embeddings(tmp_path, embeddings, sequences.header | {"encoder": "test"})
+    made_from = {"encoder": "test", "text_fields": ["title"]}
+    content.save_embeddings(tmp_path, embeddings, sequences.header | made_from)
     sequences.save(tmp_path / "sequences.npz")
     return tmp_path, rows, embeddings
 
@@ -213,7 +214,7 @@ def test_files_that_do_not_belong_together_are_refused(prepared):
     with pytest.raises(InputError, match=r"does not fit content_embeddings\.json"):
         content.load_embeddings(folder)
     (folder / "content_embeddings.npy").write_bytes(b"damaged")
-    with pytest.raises(InputError, match="missing or damaged"):
+    with pytest.raises(InputError, match=r"damaged or not a \.npy file"):
         content.load_embeddings(folder)
     for name in ("items_checksum", "metadata_checksum"):
         content.save_embeddings(folder, embeddings, header | {name: "of others"})

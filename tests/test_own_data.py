@@ -291,7 +291,7 @@ def test_items_without_a_row_are_dropped_where_embeddings_are_ready_made(tmp_pat
         (np.ones(6), r"v.npy: must be of floats and have two axes"),
         (np.ones((6, 3), int), r"must be of floats .* found int64 \[6, 3\]"),
         (np.ones((6, 0)), r"must be of floats .* found float64 \[6, 0\]"),
-        (None, "v.npy: missing, or no .npy file"),
+        (None, "v.npy: no such file; make it with numpy.save"),
     ],
 )
 def test_unusable_ready_made_embeddings_are_named(tmp_path, vectors, message):

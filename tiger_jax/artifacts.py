@@ -13,7 +13,7 @@ import pathlib
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,17 +102,49 @@ def load_arrays(
       InputError: the file is missing, damaged, or of another kind.
     """
     _require_file(path, made_by)
-    try:
+    with refusing_damage(path, kind, made_by):
+        _require_plain_zip(path)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(arrays.pop(_HEADER).tobytes().decode())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(
-            f"{path}: damaged or not a {kind} file; make it again with {made_by}"
-        ) from error
     if not isinstance(header, dict) or header.get("kind") != kind:
         raise InputError(f"{path}: not a {kind} file; make one with {made_by}")
     return header, arrays
+
+
+def load_array(path: str | os.PathLike, made_by: str) -> np.ndarray:
+    """A .npy file as a read-only map of it; never unpickles.
+
+    A map, so that a header that claims more than the file holds costs no memory.
+    """
+    _require_file(path, made_by)
+    with refusing_damage(path, ".npy", made_by):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+@contextlib.contextmanager
+def refusing_damage(path: str | os.PathLike, kind: str, made_by: str) -> Iterator[None]:
+    """Makes one InputError of whatever goes wrong in a block that takes a file apart.
+
+    The libraries that do so fail in many ways on bytes that nobody meant for them.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{path}: damaged or not a {kind} file; make it again with {made_by}"
+        ) from error
+
+
+def _require_plain_zip(path: str | os.PathLike) -> None:
+    """ValueError where unpacking could need more memory than the file has bytes."""
+    size = os.path.getsize(path)
+    with zipfile.ZipFile(path) as file:
+        for member in file.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+                raise ValueError(f"{member.filename} is packed")
 
 
 def save_json(path: str | os.PathLike, value: Any) -> None:
@@ -121,13 +153,26 @@ def save_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def load_json(path: str | os.PathLike, made_by: str) -> Any:
-    """Reads a JSON file; `made_by` is the command named in the error where it is missing."""
+def load_json(path: str | os.PathLike, made_by: str, needs: Sequence[str] = ()) -> Any:
+    """Reads a JSON file.
+
+    Args:
+      path: the file.
+      made_by: the command that makes such a file, for the error message.
+      needs: keys that it must have, if any; it is a dictionary then.
+
+    Raises:
+      InputError: the file is missing, damaged, or lacks a key.
+    """
     _require_file(path, made_by)
-    try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a JSON file; make it again with {made_by}") from error
+    with refusing_damage(path, "JSON", made_by):
+        value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    if needs and not isinstance(value, dict):
+        raise InputError(f"{path}: must hold a dictionary; make it again with {made_by}")
+    missing = [name for name in needs if name not in value]
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(missing)}; make it again with {made_by}")
+    return value
 
 
 def checksum(*parts: np.ndarray | bytes | str) -> str:

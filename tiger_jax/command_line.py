@@ -47,6 +47,9 @@ def run(function: Callable[..., dict], argv: Sequence[str] | None = None, exampl
         result, as_json = _run(function, list(sys.argv if argv is None else argv), examples)
     except InputError as error:
         _fail(str(error))
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        _fail(f"{place}{error.strerror or error}; free space, or give a place that can be used")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

@@ -233,15 +233,14 @@ def table_of(result: dict) -> str:
 def _training_facts(run_folder: pathlib.Path) -> dict:
     """How the run was trained: its settings, steps and seconds."""
     made_by = "python -m tiger_jax.train"
-    settings = artifacts.load_json(run_folder / "run.json", made_by)
+    facts = ("seed", "batch_size", "normalize", "network", "table")
+    settings = artifacts.load_json(run_folder / "run.json", made_by, facts)
     checkpoint_folder = checkpoints.folder_of(run_folder)
     last = checkpoints.steps(checkpoint_folder)[-1]
     return {
         "steps": last,
         "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
-        **{
-            name: settings[name] for name in ("seed", "batch_size", "normalize", "network", "table")
-        },
+        **{name: settings[name] for name in facts},
     }
 
 

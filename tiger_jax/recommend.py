@@ -34,6 +34,8 @@ python -m tiger_jax.recommend --folder=work/beauty --run=tiger --history=B004756
 """  # noqa: E501
 
 _TRAIN = "python -m tiger_jax.train"
+# What a run has to say of itself.
+_SETTINGS = ("ids", "table", "network", "num_user_tokens", "normalize", "max_history")
 
 
 class Recommender:
@@ -114,7 +116,7 @@ class Recommender:
             longer those that the run was trained with.
         """
         run_folder = pathlib.Path(folder, "runs", run)
-        settings = artifacts.load_json(run_folder / "run.json", _TRAIN)
+        settings = artifacts.load_json(run_folder / "run.json", _TRAIN, _SETTINGS)
         sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
         table_path = pathlib.Path(folder, "ids", settings["ids"], "semantic_ids.npz")
         table = SemanticIdTable.load(table_path, sequences.header["items_checksum"])
@@ -123,15 +125,16 @@ class Recommender:
                 f"{table_path}: not the table that {run_folder} was trained with; train again"
                 f" under another name with {_TRAIN}"
             )
-        model = TigerModel(
-            NetworkConfig(**settings["network"]),
-            Vocabulary(table.codebook_sizes, settings["num_user_tokens"]),
-            settings["normalize"],
-        )
+        with artifacts.refusing_damage(run_folder / "run.json", "run's", _TRAIN):
+            model = TigerModel(
+                NetworkConfig(**settings["network"]),
+                Vocabulary(table.codebook_sizes, settings["num_user_tokens"]),
+                settings["normalize"],
+            )
+            shapes = jax.eval_shape(model.init, jax.random.key(0))
         checkpoint_folder = checkpoints.folder_of(run_folder)
         if step is None:
             step = checkpoints.best_step(checkpoint_folder)
-        shapes = jax.eval_shape(model.init, jax.random.key(0))
         params = checkpoints.load_params(checkpoint_folder, step, shapes)
         return cls(model, params, table, settings["max_history"], step=step, **options)
 
@@ -264,6 +267,12 @@ class Recommender:
             raise InputError(f"num_results is {num_results}; ask for at least 1")
         if users is not None and len(users) != len(histories):
             raise InputError(f"{len(users)} users, but {len(histories)} histories; give pairs")
+        for row, history in enumerate(histories):
+            if len(history) and np.asarray(history).dtype.kind not in "iu":
+                raise InputError(
+                    f"history {row} (counted from 0) must hold item numbers from 1 to"
+                    f" {self.table.num_items} and nothing else"
+                )
         rows_H, items_H = flat_histories(histories)
         wrong_H = (items_H < 1) | (items_H > self.table.num_items)
         if wrong_H.any():

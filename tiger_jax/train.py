@@ -302,7 +302,7 @@ def _claim_run(run_folder: pathlib.Path, settings: dict, configuration: str) -> 
     path = run_folder / "run.json"
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        found = artifacts.load_json(path, "python -m tiger_jax.train")
+        found = artifacts.load_json(path, "python -m tiger_jax.train", needs=("ids",))
         for name, value in settings.items():
             if found.get(name) != value:
                 raise artifacts.InputError(
@@ -331,10 +331,11 @@ def _append_log(path: pathlib.Path, record: dict) -> None:
 
 def _cut_log(path: pathlib.Path, step: int) -> None:
     """Drops what a killed run logged after its last checkpoint: those steps are taken again."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     kept = []
-    for line in lines:
-        with contextlib.suppress(ValueError):  # a line cut short by the kill
+    for line in text.splitlines():
+        # A line cut short by the kill.
+        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")
     with artifacts.atomic_path(path) as temporary:

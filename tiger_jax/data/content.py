@@ -210,14 +210,7 @@ def map_embeddings(path: str | os.PathLike, num_rows: int) -> np.ndarray:
     Raises:
       InputError: the file is missing, damaged, or has another number of rows.
     """
-    path = pathlib.Path(path)
-    try:
-        # Mapped, so that a header that claims more than the file holds costs nothing.
-        embeddings = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, OverflowError) as error:
-        raise InputError(
-            f"{path}: missing, or no .npy file of numbers; save the embeddings by numpy.save"
-        ) from error
+    embeddings = artifacts.load_array(path, "numpy.save")
     if embeddings.ndim != 2 or embeddings.dtype.kind != "f" or not embeddings.size:
         raise InputError(
             f"{path}: must be of floats and have two axes, items and width; found "
@@ -246,12 +239,16 @@ def load_items(folder: str | os.PathLike) -> list[dict[str, Any]]:
       InputError: the file is missing, or not the one that sequences.npz was written with.
     """
     folder = pathlib.Path(folder)
-    expected = Sequences.load(folder / SEQUENCES).header.get("metadata_checksum")
+    sequences = Sequences.load(folder / SEQUENCES)
     path = folder / _ITEMS
     data = path.read_bytes() if path.is_file() else b""
-    if artifacts.checksum(data) != expected:
+    if artifacts.checksum(data) != sequences.header.get("metadata_checksum"):
         raise InputError(f"{path}: missing or changed; make it again with {MADE_BY}")
-    return [json.loads(line) for line in data.splitlines()]
+    with artifacts.refusing_damage(path, "JSON lines", MADE_BY):
+        rows = [json.loads(line) for line in data.splitlines()]
+        if [row["item_id"] for row in rows] != list(sequences.item_ids[1:]):
+            raise ValueError("rows of other items")
+    return rows
 
 
 def label(row: dict[str, Any]) -> str:
@@ -283,13 +280,14 @@ def load_embeddings(folder: str | os.PathLike) -> tuple[np.ndarray, dict[str, An
     """
     folder = pathlib.Path(folder)
     embeddings_NE, header = _load_pair(folder)
-    expected = Sequences.load(folder / SEQUENCES).header
-    for name in ("items_checksum", "metadata_checksum"):
-        if header.get(name) != expected.get(name):
-            raise InputError(
-                f"{folder / _EMBEDDINGS}: belongs to other items than {SEQUENCES}; make it again "
-                f"with {MADE_BY}"
-            )
+    sequences = Sequences.load(folder / SEQUENCES)
+    names = ("items_checksum", "metadata_checksum")
+    same = all(header[name] == sequences.header.get(name) for name in names)
+    if not same or len(embeddings_NE) != sequences.num_items:
+        raise InputError(
+            f"{folder / _EMBEDDINGS}: belongs to other items than {SEQUENCES}; make it again "
+            f"with {MADE_BY}"
+        )
     return embeddings_NE, header
 
 
@@ -304,13 +302,13 @@ def earlier_embeddings(folder: str | os.PathLike, made_from: dict[str, Any]) -> 
 
 def _load_pair(folder: pathlib.Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Embeddings and their header; InputError unless both are whole and belong together."""
-    header = artifacts.load_json(folder / _HEADER, MADE_BY)
+    needs = ("checksum", "encoder", "text_fields", "items_checksum", "metadata_checksum")
+    header = artifacts.load_json(folder / _HEADER, MADE_BY, needs)
     path = folder / _EMBEDDINGS
-    try:
-        embeddings_NE = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: missing or damaged; make it again with {MADE_BY}") from error
-    if artifacts.checksum(embeddings_NE) != header.get("checksum"):
+    embeddings_NE = np.array(artifacts.load_array(path, MADE_BY))
+    if embeddings_NE.ndim != 2 or embeddings_NE.dtype != np.float32 or not embeddings_NE.size:
+        raise InputError(f"{path}: holds no embeddings; make it again with {MADE_BY}")
+    if artifacts.checksum(embeddings_NE) != header["checksum"]:
         raise InputError(f"{path}: does not fit {_HEADER}; make both again with {MADE_BY}")
     return embeddings_NE, header
 

@@ -129,13 +129,34 @@ class Sequences:
     def load(cls, path: str | os.PathLike) -> "Sequences":
         """Reads what `save` wrote; InputError where the file is missing or damaged."""
         header, arrays = artifacts.load_arrays(path, _KIND, MADE_BY)
-        return cls(
-            user_ids=_unpacked(arrays["user_bytes"], arrays["user_ends"]),
-            item_ids=_unpacked(arrays["item_bytes"], arrays["item_ends"]),
-            items=arrays["items"],
-            offsets=arrays["offsets"],
-            header=header,
-        )
+        with artifacts.refusing_damage(path, _KIND, MADE_BY):
+            sequences = cls(
+                user_ids=_unpacked(arrays["user_bytes"], arrays["user_ends"]),
+                item_ids=_unpacked(arrays["item_bytes"], arrays["item_ends"]),
+                items=arrays["items"],
+                offsets=arrays["offsets"],
+                header=header,
+            )
+            sequences._require_sound()
+        return sequences
+
+    def _require_sound(self) -> None:
+        """ValueError unless every user has items enough to split, and every item is one."""
+        if not (
+            self.items.dtype == np.int32
+            and self.offsets.dtype == np.int64
+            and self.items.ndim == self.offsets.ndim == 1
+            and len(self.offsets) == self.num_users + 1
+            and self.offsets[0] == 0
+            and self.offsets[-1] == len(self.items)
+            and (np.diff(self.offsets) >= _SHORTEST).all()
+            and self.num_users > 0
+            and self.item_ids[0] == ""
+            and self.items.min() >= 1
+            and self.items.max() <= self.num_items
+            and isinstance(self.header["items_checksum"], str)
+        ):
+            raise ValueError("sequences that do not hang together")
 
     def _without_last(self, left_out: int) -> list[np.ndarray]:
         ends = self.offsets[1:] - left_out

@@ -209,7 +209,7 @@ class SemanticIdTable:
           InputError: missing, damaged, of another format, or made for other items.
         """
         header, arrays = artifacts.load_arrays(path, _KIND, MADE_BY)
-        if header.pop("format") != _FORMAT:
+        if header.get("format") != _FORMAT:
             raise artifacts.InputError(
                 f"{path}: written by another version of tiger_jax; make it again with {MADE_BY}"
             )
@@ -218,9 +218,13 @@ class SemanticIdTable:
                 f"{path}: made for other items than sequences.npz; make it again with {MADE_BY}, "
                 "or give it new items with --add"
             )
-        checksum, sizes = header.pop("checksum"), header.pop("codebook_sizes")
-        del header["kind"]
-        table = cls(arrays["semantic_ids"], sizes, header)
+        del header["kind"], header["format"]
+        with artifacts.refusing_damage(path, _KIND, MADE_BY):
+            checksum, sizes = header.pop("checksum"), header.pop("codebook_sizes")
+            if not all(type(size) is int and 0 < size < 2**31 for size in sizes):
+                raise ValueError("sizes that no codebook has")
+            header["has_collision_token"] = bool(header["has_collision_token"])
+            table = cls(arrays["semantic_ids"], sizes, header)
         if table.checksum() != checksum:
             raise artifacts.InputError(f"{path}: damaged; make it again with {MADE_BY}")
         return table
