@@ -85,7 +85,9 @@ def best_step(folder: str | os.PathLike) -> int:
     found = steps(folder)
     if not found:
         raise artifacts.InputError(f"{folder}: no checkpoint yet; make one with {_MADE_BY}")
-    return load_metadata(folder, found[-1]).get("best", {"step": found[-1]})["step"]
+    metadata = load_metadata(folder, found[-1])
+    with artifacts.refusing_damage(folder, "checkpoint", _MADE_BY):
+        return int(metadata.get("best", {"step": found[-1]})["step"])
 
 
 def load_metadata(folder: str | os.PathLike, step: int) -> dict:
