@@ -3,6 +3,7 @@
 checkpoint_<step>/state       {"target": parameters, "state": {"step": step}}: T5X reads this
 checkpoint_<step>/optimizer   the native trainer's optimizer state
 checkpoint_<step>/metadata.json
+checkpoint_<step>/checksums.json   of all files above but the last, which orbax does not check
 """
 
 import os
@@ -19,6 +20,7 @@ from flax import serialization, traverse_util
 from tiger_jax import artifacts
 
 _MADE_BY = "python -m tiger_jax.train"
+_CHECKSUMS = "checksums.json"
 
 
 def save(folder: str | os.PathLike, step: int, params: dict, opt_state: Any, metadata: dict):
@@ -41,6 +43,9 @@ def save(folder: str | os.PathLike, step: int, params: dict, opt_state: Any, met
             checkpointer.save(
                 temporary / "optimizer", {"opt_state": serialization.to_state_dict(opt_state)}
             )
+        parts = ("state", "optimizer")
+        checksums = {part: _file_checksums(temporary / part) for part in parts}
+        artifacts.save_json(temporary / _CHECKSUMS, checksums)
         artifacts.save_json(temporary / "metadata.json", metadata)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
@@ -126,13 +131,14 @@ def _restore(path: pathlib.Path, like: Any) -> Any:
     """The tree at `path`, checked leaf by leaf against `like`, as numpy arrays."""
     if not path.is_dir():
         raise artifacts.InputError(f"{path}: no such checkpoint; make it with {_MADE_BY}")
+    _require_unchanged(path)
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             saved = checkpointer.metadata(path).item_metadata.tree
             # As numpy: the devices of the run that saved it need not exist here.
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
             found = _leaves(checkpointer.restore(path, restore_args=as_numpy))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # orbax fails in many ways
         raise artifacts.InputError(f"{path}: damaged; train again with {_MADE_BY}") from error
     wanted = _leaves(serialization.to_state_dict(like))
     for name, leaf in wanted.items():
@@ -147,6 +153,31 @@ def _restore(path: pathlib.Path, like: Any) -> Any:
             )
         wanted[name] = found[name]
     return serialization.from_state_dict(like, traverse_util.unflatten_dict(wanted, sep="/"))
+
+
+def _require_unchanged(part: pathlib.Path) -> None:
+    """InputError where a file of a checkpoint of ours is missing or has other bytes than saved."""
+    path = part.parent / _CHECKSUMS
+    if not path.exists():
+        return  # T5X's
+    with artifacts.refusing_damage(path, "checksums", _MADE_BY):
+        saved = dict(artifacts.load_json(path, _MADE_BY)[part.name])
+    found = _file_checksums(part)
+    for name, checksum in saved.items():
+        if found.get(name) != checksum:
+            raise artifacts.InputError(
+                f"{part / name}: missing or damaged; delete {part.parent} to go on from the "
+                f"checkpoint before it, or train again with {_MADE_BY}"
+            )
+
+
+def _file_checksums(part: pathlib.Path) -> dict[str, str]:
+    """{file: checksum} of all in a part of a checkpoint."""
+    return {
+        str(path.relative_to(part)): artifacts.file_checksum(path)
+        for path in sorted(part.rglob("*"))
+        if path.is_file()
+    }
 
 
 def _leaves(tree: dict) -> dict:
