@@ -43,9 +43,9 @@ MEASURES = (
 def measure(folder: str, card: str, seed: int, bindings: Iterable[str] = ()) -> dict:
     """Makes the IDs of one prepared folder and returns their health."""
     dataset = Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
-    # A collapsed codebook is a result here.
+    # A collapsed codebook is a result here, and so are hundreds of items with equal codes.
     arguments = [f"--scheme={card}", f"--folder={folder}", f"--seed={seed}", "--json"]
-    arguments += [f"--ids=health_{card}_{seed}", "--min_codebook_usage=0"]
+    arguments += [f"--ids=health_{card}_{seed}", "--min_codebook_usage=0", "--collision_size=4096"]
     arguments += [f"--gin.{binding}" for binding in bindings]
     done = subprocess.run(
         [sys.executable, "-m", "tiger_jax.make_ids", *arguments],
@@ -57,7 +57,6 @@ def measure(folder: str, card: str, seed: int, bindings: Iterable[str] = ()) -> 
     )
     run = {"dataset": dataset, "card": card, "seed": seed, "bindings": list(bindings)}
     if done.returncode:
-        # Too many items with equal codes is a result, too.
         return {**run, "error": done.stderr.splitlines()[-1], **artifacts.provenance()}
     result = json.loads(done.stdout.splitlines()[-1])
     return {

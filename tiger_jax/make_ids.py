@@ -40,6 +40,7 @@ def make_ids(
     scheme: Callable[..., Codes],
     seed: int = 0,
     min_codebook_usage: float = 0.5,
+    collision_size: int = 256,
     joined_with: str = "",
     configuration: str = "",
 ) -> dict[str, Any]:
@@ -61,6 +62,8 @@ def make_ids(
       seed: of all that is drawn.
       min_codebook_usage: share of each codebook that must be in use at the end; with less it has
         collapsed, and nothing is written.
+      collision_size: number of values of the collision token, where the scheme has one: most items
+        that may have equal codes (TIGER section 4: 256).
       joined_with: further prepared folders, separated by commas, whose items get their codes by
         the same scheme (the three datasets joined: TIGER appendix E, Table 10); the table is still
         that of `folder`, whose items come first.
@@ -96,7 +99,7 @@ def make_ids(
         codes = dataclasses.replace(codes, codes_NL=codes.codes_NL[: len(embeddings_NE)])
         if codes.quantizer is not None:
             header["parameters_checksum"] = codes.quantizer.checksum()
-        table = codes.table(header)
+        table = codes.table(header, collision_size)
         health = {**table.health(), "explained_variance": codes.explained_variance}
         _require_no_collapse(health, codes.codebook_sizes, min_codebook_usage)
     except InputError:

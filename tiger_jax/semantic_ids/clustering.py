@@ -25,7 +25,11 @@ def squared_distances(points_NZ: jax.Array, centroids_CZ: jax.Array) -> jax.Arra
 def nearest(points_NZ: jax.Array, centroids_CZ: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Nearest centroid of each point and its squared distance: int32 [N], float [N]."""
     distance_NC = squared_distances(points_NZ, centroids_CZ)
-    return jnp.argmin(distance_NC, axis=1).astype(jnp.int32), jnp.min(distance_NC, axis=1)
+    shortest_N1 = jnp.min(distance_NC, axis=1, keepdims=True)
+    # The first of the shortest, as argmin; but argmin is not vectorised on a CPU.
+    code_NC = jax.lax.broadcasted_iota(jnp.int32, distance_NC.shape, 1)
+    nearest_N = jnp.min(jnp.where(distance_NC == shortest_N1, code_NC, len(centroids_CZ)), axis=1)
+    return nearest_N, shortest_N1[:, 0]
 
 
 def kmeans_start(

@@ -39,14 +39,12 @@ class Codes:
     quantizer: Quantizer | None = None
     history: Sequence[dict] = ()
 
-    def table(self, header: dict) -> "SemanticIdTable":
+    def table(self, header: dict, collision_size: int = 256) -> "SemanticIdTable":
         """The table of these codes; InputError where too many items have equal ones."""
-        make = (
-            SemanticIdTable.from_codes
-            if self.has_collision_token
-            else SemanticIdTable.from_distinct_codes
-        )
-        return make(self.codes_NL, self.codebook_sizes, header)
+        sizes = self.codebook_sizes
+        if not self.has_collision_token:
+            return SemanticIdTable.from_distinct_codes(self.codes_NL, sizes, header)
+        return SemanticIdTable.from_codes(self.codes_NL, sizes, header, collision_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +103,8 @@ class SemanticIdTable:
             raise artifacts.InputError(
                 f"{(bucket_N == bucket_N[fullest]).sum()} items share the codes "
                 f"{tuple(codes_NL[fullest].tolist())}, but the collision token tells only "
-                f"{collision_size} apart; use more levels, larger codebooks or richer item texts"
+                f"{collision_size} apart; use more levels, larger codebooks, richer texts or a "
+                "larger collision_size"
             )
         semantic_ids_NI = np.column_stack([codes_NL, collision_token_N])
         header = {**header, "has_collision_token": True}
