@@ -1,5 +1,6 @@
 """Histories to ranked items: batches, lengths, filters, invalid IDs, and the run folder."""
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -10,6 +11,8 @@ import pytest
 
 from tiger_jax import artifacts, checkpoints
 from tiger_jax import recommend as recommend_module
+from tiger_jax import recommender as recommender_module
+from tiger_jax import requests as requests_module
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.data.sequences import Sequences
@@ -17,7 +20,7 @@ from tiger_jax.metrics import RankedItems
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
 from tiger_jax.model.network import NetworkConfig
-from tiger_jax.recommend import Recommender
+from tiger_jax.recommender import Recommender
 from tiger_jax.semantic_ids.invalid_ids import match_prefixes, without_invalid_ids
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.semantic_ids.trie import Trie
@@ -208,6 +211,86 @@ def test_prefix_match_fills_the_free_list_and_nothing_else():
         assert len(set(items)) == len(items)
 
 
+def test_a_history_longer_than_deny_lists_never_comes_back_either(monkeypatch):
+    """What does not fit into a deny list is removed from longer lists."""
+    monkeypatch.setattr(requests_module, "_DENIED", (2, 4))
+    monkeypatch.setattr(requests_module, "MOST_DENIED", 4)
+    monkeypatch.setattr(recommender_module, "MOST_DENIED", 4)
+    history = [3, 1, 4, 1, 5, 9, 2, 6]
+    found = recommender(num_beams=2).recommend(None, [history, [7]], 5, exclude_history=True)
+    wide = recommender(num_beams=NUM_ITEMS).recommend(None, [history, [7]], NUM_ITEMS)
+    for row, seen in enumerate((history, [7])):
+        assert found.used[row].all()
+        assert not set(found.item_numbers[row]) & set(seen)
+        assert set(found.item_numbers[row]) <= set(wide.item_numbers[row])
+
+
+def test_filters_hold_for_each_history():
+    """Against a recommender that finds everything, less what the filter leaves out."""
+    masks = np.random.default_rng(8).random((2, NUM_ITEMS + 1)) < 0.5
+    filtered = recommender(num_beams=NUM_ITEMS).with_filters({"adult": masks[0], "de": masks[1]})
+    everything = filtered.recommend(USERS, ragged(), NUM_ITEMS)
+    names = [("adult", "de", None)[row % 3] for row in range(len(USERS))]
+    found = filtered.recommend(USERS, ragged(), NUM_ITEMS, exclude_history=True, filter=names)
+    for row, name in enumerate(names):
+        is_in = {"adult": masks[0], "de": masks[1], None: np.ones(NUM_ITEMS + 1)}[name]
+        expected = [
+            item
+            for item in everything.item_numbers[row]
+            if is_in[item] and item not in ragged()[row]
+        ]
+        assert [item for item in found.item_numbers[row] if item] == expected
+    one = filtered.recommend(USERS, ragged(), NUM_ITEMS, filter="de")
+    assert not set(one.item_numbers.ravel()) - {0, *np.flatnonzero(masks[1])}
+
+
+def test_draws_repeat_with_the_seed_and_vary_without():
+    drawn = [
+        recommender().recommend(USERS, ragged(), 4, temperature=[1.0, 2.0, 0.5], seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    check_equal(drawn[0], drawn[1])
+    assert (drawn[0].item_numbers != drawn[2].item_numbers).any()
+    everything = recommender(num_beams=NUM_ITEMS)
+    drawn = everything.recommend(USERS, ragged(), NUM_ITEMS, temperature=1.0)
+    ranked = everything.recommend(USERS, ragged(), NUM_ITEMS)
+    order = np.argsort(-drawn.scores, axis=1, kind="stable")
+    np.testing.assert_allclose(np.take_along_axis(drawn.scores, order, 1), ranked.scores, atol=1e-5)
+
+
+def test_new_items_are_found_without_compiling_again():
+    """Tables that grow out of one another; filters are given again."""
+    small = SemanticIdTable.from_codes(
+        np.random.default_rng(0).integers(0, [3, 4], (6, 2)), SIZES[:2], {"items_checksum": "x"}, 7
+    )
+    vocabulary = Vocabulary((*SIZES[:2], 7), num_user_tokens=0)
+    config = dataclasses.replace(model().config, vocab_size=vocabulary.size)
+    other_model = TigerModel(config, vocabulary)
+    first = Recommender(
+        other_model,
+        other_model.init(jax.random.key(0)),
+        small,
+        MAX_HISTORY,
+        num_beams=9,
+        capacity=20,
+        item_ids=["", *"abcdef"],
+    )
+    answer = first.recommend_raw(None, [["b", "zz", "c"]], 9)[0]
+    assert answer.unknown == ["zz"]
+    assert set(answer.item_ids) == set("adef")
+    compiled = recommender_module._constrained_items._cache_size()
+    grown = small.with_new_items(np.array([(0, 0), (0, 0), (2, 3)]), {})
+    second = first.with_table(grown, ["", *"abcdefghi"])
+    answer = second.recommend_raw(None, [["b", "i", "c"]], 9)[0]
+    assert answer.unknown == []
+    assert set(answer.item_ids) == set("adefgh")
+    assert answer.scores == sorted(answer.scores, reverse=True)
+    assert recommender_module._constrained_items._cache_size() == compiled
+    assert set(first.recommend_raw(None, [["b"]], 9)[0].item_ids) == set("acdef")
+    with pytest.raises(InputError, match="has not grown out of the one in use"):
+        second.with_table(small)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -215,11 +298,25 @@ def test_prefix_match_fills_the_free_list_and_nothing_else():
         ((None, [[0]], 3), "holds 0"),
         ((["a"], [[1], [2]], 3), "1 users, but 2 histories"),
         ((None, [[1]], 0), "num_results is 0"),
+        ((None, [[1]], 257), "num_results is 257; ask for 1 to 256"),
+        ((None, [[1]], 3, False, "cheap"), "no filter 'cheap'; choose one of: there are none"),
+        ((None, [[1]], 3, False, [None, None]), "2 filters, but 1 histories"),
+        ((None, [[1]], 3, False, None, 0.0), "temperature is 0.0; give one number above 0"),
+        ((None, [[1]], 3, False, None, [1, 2]), "or 3 of them"),
     ],
 )
 def test_faulty_requests_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
         recommender().recommend(*arguments)
+
+
+def test_what_a_recommender_cannot_do_is_refused():
+    with pytest.raises(InputError, match="num_beams=300: 256 are allowed"):
+        recommender(num_beams=300)
+    with pytest.raises(InputError, match="for the constrained search alone"):
+        recommender(search="free").recommend(None, [[1]], 3, temperature=1.0)
+    with pytest.raises(InputError, match="filter 'new' has shape"):
+        recommender().with_filters({"new": np.ones(3, bool)})
 
 
 def test_an_unknown_search_is_refused():

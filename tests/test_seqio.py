@@ -13,7 +13,7 @@ from tiger_jax import metrics, prepare, train
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, examples
 from tiger_jax.data.sequences import Sequences
-from tiger_jax.recommend import Recommender
+from tiger_jax.recommender import Recommender
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary, fnv1a
 

@@ -17,7 +17,7 @@ from tiger_jax import artifacts, baselines, checkpoints, command_line, metrics
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.metrics import RankedItems
-from tiger_jax.recommend import Recommender
+from tiger_jax.recommender import Recommender
 from tiger_jax.report import eval as report
 
 _EXAMPLES = """

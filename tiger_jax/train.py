@@ -17,11 +17,12 @@ import numpy as np
 import optax
 import tqdm
 
-from tiger_jax import artifacts, checkpoints, command_line, guard_rails, metrics, recommend
+from tiger_jax import artifacts, checkpoints, command_line, guard_rails, metrics
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
+from tiger_jax.recommender import Recommender
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.train_state import TrainState
 from tiger_jax.vocabulary import Vocabulary
@@ -260,9 +261,7 @@ def _make_validation(
         first_codes,
         table.codebook_sizes[0],
     )
-    recommender = recommend.Recommender(
-        model, None, table, max_history=max_history, num_beams=num_beams
-    )
+    recommender = Recommender(model, None, table, max_history=max_history, num_beams=num_beams)
     validation_losses = guard_rails.make_validation_losses(
         model,
         recommender.encoder_tokens(users, histories),

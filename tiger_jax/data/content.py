@@ -232,14 +232,20 @@ def save_items(folder: str | os.PathLike, rows: Sequence[dict[str, Any]]) -> str
     return artifacts.checksum(data)
 
 
-def load_items(folder: str | os.PathLike) -> list[dict[str, Any]]:
+def load_items(
+    folder: str | os.PathLike, sequences: Sequences | None = None
+) -> list[dict[str, Any]]:
     """Metadata of a prepared folder; row i belongs to item number i + 1.
+
+    Args:
+      folder: the folder.
+      sequences: those of the folder, if they have been read already.
 
     Raises:
       InputError: the file is missing, or not the one that sequences.npz was written with.
     """
     folder = pathlib.Path(folder)
-    sequences = Sequences.load(folder / SEQUENCES)
+    sequences = sequences or Sequences.load(folder / SEQUENCES)
     path = folder / _ITEMS
     data = path.read_bytes() if path.is_file() else b""
     if artifacts.checksum(data) != sequences.header.get("metadata_checksum"):

@@ -1,0 +1,145 @@
+"""What is asked of a recommender for many users at once, checked and cut into batches; an answer.
+
+It searches nothing.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from tiger_jax.artifacts import InputError
+from tiger_jax.metrics import flat_histories
+from tiger_jax.model.beam import Sampling
+
+# Lengths of deny lists that a search is compiled for.
+_DENIED = (32, 256, 1024)
+MOST_DENIED = _DENIED[-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """Recommendations in raw ids.
+
+    Attributes:
+      item_ids: raw ids, best first; fewer than asked for where the catalogue has no more.
+      scores: log p of each, nats.
+      unknown: ids of the history that are no items, as given; they were skipped.
+    """
+
+    item_ids: list[str]
+    scores: list[float]
+    unknown: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Requests:
+    """A history, and what else matters, of each of B users.
+
+    Attributes:
+      users: raw ids; None leaves the user token out.
+      histories: item numbers, oldest first, of any lengths.
+      filter_B: int32; number of the filter of each, 0 for none.
+      keys_B: random keys, where items are drawn.
+      temperatures_I: of the draws, float32; None where the best items are taken.
+      denied_BD: int32; the trie's rows of items that a user may not get, ascending, -1 behind the
+        last; None where all may be got.
+    """
+
+    users: Sequence[str] | None
+    histories: Sequence[Sequence[int]]
+    filter_B: np.ndarray
+    keys_B: jax.Array | None = None
+    temperatures_I: np.ndarray | None = None
+    denied_BD: np.ndarray | None = None
+
+    @classmethod
+    def check(
+        cls,
+        users: Sequence[str] | None,
+        histories: Sequence[Sequence[int]],
+        num_items: int,
+        filter: str | Sequence[str | None] | None,
+        filter_numbers: Mapping[str, int],
+    ) -> "Requests":
+        """Requests that take the best items.
+
+        Raises:
+          InputError: a number in a history is no item, users, histories or filters differ in
+            number, or a filter is unknown.
+        """
+        if users is not None and len(users) != len(histories):
+            raise InputError(f"{len(users)} users, but {len(histories)} histories; give pairs")
+        for row, history in enumerate(histories):
+            if len(history) and np.asarray(history).dtype.kind not in "iu":
+                raise InputError(
+                    f"history {row} (counted from 0) must hold item numbers from 1 to"
+                    f" {num_items} and nothing else"
+                )
+        rows_H, items_H = flat_histories(histories)
+        wrong_H = (items_H < 1) | (items_H > num_items)
+        if wrong_H.any():
+            place = wrong_H.argmax()
+            raise InputError(
+                f"history {rows_H[place]} (counted from 0) holds {items_H[place]}, which is no"
+                f" item; items are 1 to {num_items}"
+            )
+        names = [filter] * len(histories) if filter is None or isinstance(filter, str) else filter
+        if len(names) != len(histories):
+            raise InputError(f"{len(names)} filters, but {len(histories)} histories; give pairs")
+        unknown = [name for name in names if name is not None and name not in filter_numbers]
+        if unknown:
+            known = ", ".join(filter_numbers) or "there are none"
+            raise InputError(f"no filter {unknown[0]!r}; choose one of: {known}")
+        numbers = [0 if name is None else filter_numbers[name] for name in names]
+        return cls(users, histories, np.array(numbers, np.int32))
+
+    def drawn(self, temperature: float | Sequence[float], id_length: int, seed: int) -> "Requests":
+        """The same requests for draws; InputError unless temperatures are above 0."""
+        values = np.asarray(temperature, np.float32)
+        is_fit = values.shape in ((), (id_length,))
+        if not is_fit or not (np.isfinite(values) & (values > 0)).all():
+            raise InputError(
+                f"temperature is {temperature}; give one number above 0, or {id_length} of them"
+            )
+        return dataclasses.replace(
+            self,
+            keys_B=jax.random.split(jax.random.key(seed), len(self.histories)),
+            temperatures_I=np.broadcast_to(values, (id_length,)),
+        )
+
+    def without_histories(self, row_of_item_N: np.ndarray) -> "Requests":
+        """The same requests for other items than those of the histories.
+
+        Of more than `MOST_DENIED` the latest count; the rest must be removed from longer lists.
+        """
+        latest = (np.asarray(history, np.int64)[-MOST_DENIED:] for history in self.histories)
+        denied = [np.unique(row_of_item_N[items]) for items in latest]
+        longest = max(map(len, denied), default=0)
+        width = next(width for width in _DENIED if longest <= width)
+        denied_BD = np.full((len(denied), width), -1, np.int32)
+        for row, rows in enumerate(denied):
+            denied_BD[row, : len(rows)] = rows
+        return dataclasses.replace(self, denied_BD=denied_BD)
+
+    def batch(self, rows: np.ndarray, size: int) -> "Requests":
+        """Some of the requests, filled up with repeated ones to make `size`."""
+        rows = np.resize(rows, size)
+
+        def taken(values):
+            return None if values is None else values[rows]
+
+        return Requests(
+            None if self.users is None else [self.users[row] for row in rows],
+            [self.histories[row] for row in rows],
+            self.filter_B[rows],
+            taken(self.keys_B),
+            self.temperatures_I,
+            taken(self.denied_BD),
+        )
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How items are drawn."""
+        return None if self.keys_B is None else Sampling(self.keys_B, self.temperatures_I)
