@@ -52,7 +52,8 @@ setuptools.setup(
         "text": TEXT,
         # Own data in Parquet files.
         "parquet": PARQUET,
-        # SeqIO tasks and TFDS builders; "beam" runs their offline caches and large builds.
+        # SeqIO tasks and TFDS builders; "beam" runs their offline caches and large builds,
+        # and launch/ids_on_beam.py, Semantic IDs of catalogues too large for one machine.
         "seqio": SEQIO,
         "beam": [*SEQIO, "apache-beam[tfrecord]>=2.70,<3"],
         # What t5x, airio and jestimator need; they come from their repositories (docs/t5x.md).

@@ -26,7 +26,7 @@ RESULTS = ROOT / "results" / "id_health.json"
 PAGE = ROOT / "docs" / "results.md"
 START, END = "<!-- id_health: start -->", "<!-- id_health: end -->"
 
-CARDS = ("rqvae", "rqvae_adamw", "residual", "hierarchical", "lsh", "random")
+CARDS = ("rqvae", "rqvae_adamw", "vqvae", "residual", "hierarchical", "lsh", "random")
 # What tells a run from the others.
 IDENTITY = ("dataset", "card", "seed")
 MEASURES = (

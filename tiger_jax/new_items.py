@@ -143,7 +143,7 @@ def _encode(joining: list[dict], rows: list[dict], source: dict) -> np.ndarray:
         return [content.sentence(row, source["text_fields"], source["template"]) for row in some]
 
     fitted = rows[: source.get("fitted_items", len(rows))]
-    return content.encode_more(texts(joining), texts(fitted), source)
+    return content.text_encoder(source, texts(fitted))(texts(joining))
 
 
 def _grown(source: dict, sequences_header: dict, rows: list[dict]) -> dict:

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,15 +98,14 @@ def require_usable(embeddings_NE: np.ndarray, source: str) -> None:
         )
 
 
-def encode_more(
-    texts: Sequence[str], earlier_texts: Sequence[str], header: dict[str, Any]
-) -> np.ndarray:
-    """Embeddings of new items by the encoder that made those of a prepared folder.
+def text_encoder(
+    header: dict[str, Any], fitted_texts: Sequence[str]
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """The encoder that made the embeddings of a prepared folder, for texts that come later.
 
     Args:
-      texts: a sentence a new item.
-      earlier_texts: the sentences that the encoder was fitted to, where it is fitted.
       header: of the folder's embeddings.
+      fitted_texts: the sentences that the encoder was fitted to, where it is fitted.
 
     Raises:
       InputError: the encoder reads no texts.
@@ -119,17 +118,20 @@ def encode_more(
         )
     if encoder == TFIDF:
         # Fitting it again to the same texts gives the same encoder.
-        return encode_tfidf(earlier_texts, header["width"], header["seed"], texts)[-len(texts) :]
-    return encode_with_model(texts, encoder)
+        return fit_tfidf(fitted_texts, header["width"], header["seed"])[1]
+    transformer = _load_model(encoder)
+    return lambda texts: _encode_with(transformer, texts)
 
 
-def encode_tfidf(
-    texts: Sequence[str], width: int, seed: int, further_texts: Sequence[str] = ()
-) -> np.ndarray:
-    """TF-IDF of the words, reduced by a truncated SVD; rows of length 1, in a random rotation.
+def encode_tfidf(texts: Sequence[str], width: int, seed: int) -> np.ndarray:
+    """TF-IDF of the words, reduced by a truncated SVD; rows of length 1, in a random rotation."""
+    return fit_tfidf(texts, width, seed)[0]
 
-    Words and SVD are those of `texts` alone; the rows of `further_texts` follow theirs.
-    """
+
+def fit_tfidf(
+    texts: Sequence[str], width: int, seed: int
+) -> tuple[np.ndarray, Callable[[Sequence[str]], np.ndarray]]:
+    """`encode_tfidf` of the texts, and the same for others by their words and their SVD."""
     from sklearn.decomposition import TruncatedSVD
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
@@ -142,10 +144,12 @@ def encode_tfidf(
         raise InputError("encoder tfidf: the items' texts hold no words; use a model") from error
     # Two power iterations give the neighbours that five give.
     svd = TruncatedSVD(min(width, *counts.shape), n_iter=2, random_state=seed)
-    reduced = svd.fit_transform(counts)
-    if further_texts:
-        reduced = np.concatenate([reduced, svd.transform(words.transform(further_texts))])
-    return in_random_rotation(normalize(reduced), seed)
+    embeddings_NE = in_random_rotation(normalize(svd.fit_transform(counts)), seed)
+
+    def encode(others: Sequence[str]) -> np.ndarray:
+        return in_random_rotation(normalize(svd.transform(words.transform(others))), seed)
+
+    return embeddings_NE, encode
 
 
 def in_random_rotation(embeddings_NE: np.ndarray, seed: int) -> np.ndarray:
@@ -160,15 +164,18 @@ def in_random_rotation(embeddings_NE: np.ndarray, seed: int) -> np.ndarray:
     return (embeddings_NE @ rotation_EE).astype(np.float32)
 
 
-def encode_with_model(texts: Sequence[str], model: str, batch_size: int = 64) -> np.ndarray:
+def encode_with_model(texts: Sequence[str], model: str) -> np.ndarray:
     """Embeddings of a sentence-transformers model, e.g. the paper's Sentence-T5 (section 4).
 
     Args:
       texts: a sentence an item.
       model: local folder, or name on the Hugging Face hub, such as
         "sentence-transformers/sentence-t5-base".
-      batch_size: sentences encoded at a time.
     """
+    return _encode_with(_load_model(model), texts)
+
+
+def _load_model(model: str):
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -177,14 +184,17 @@ def encode_with_model(texts: Sequence[str], model: str, batch_size: int = 64) ->
             f"or use encoder {TFIDF}"
         ) from error
     try:
-        transformer = SentenceTransformer(model)
+        return SentenceTransformer(model)
     except Exception as error:  # the hub's client and the model's files fail in many ways
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(
             f"encoder {model}: neither a folder with a sentence-transformers model nor to be had "
             f"from the hub ({reason}); give a local folder, or use encoder {TFIDF}"
         ) from error
-    vectors = transformer.encode(list(texts), batch_size=batch_size, show_progress_bar=True)
+
+
+def _encode_with(transformer, texts: Sequence[str]) -> np.ndarray:
+    vectors = transformer.encode(list(texts), batch_size=64, show_progress_bar=True)
     return np.asarray(vectors, np.float32)
 
 

@@ -1,0 +1,149 @@
+"""Semantic IDs as an Apache Beam pipeline: embedding, codes and collision tokens, in shards.
+
+    pip install -e .[beam]
+    python -m launch.ids_on_beam --folder=work/beauty --ids=rqvae --output=work/beauty/ids/beam
+
+An RQ-VAE (or another scheme with a quantizer.npz) is trained on one machine, on a sample; what
+grows with the catalogue runs here: rows are embedded (`--embed`, else read from the folder's
+embeddings) and given codes shard by shard, items with equal codes meet in one group, and there the
+collision tokens are counted. The result is the table that `make_ids` writes, ID for ID. Flags of
+Beam follow behind; without any it runs in this process.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from tiger_jax.artifacts import InputError
+from tiger_jax.data import content
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.semantic_ids import quantizer
+from tiger_jax.semantic_ids.quantizer import Quantizer
+from tiger_jax.semantic_ids.table import SemanticIdTable
+
+
+class ShardCodes(beam.DoFn):
+    """(first row, end row) -> (codes, item number) of each of them.
+
+    Args:
+      folder: prepared folder.
+      ids: name of IDs whose quantiser is used.
+      embed: whether texts are embedded here, or embeddings read from the folder.
+    """
+
+    def __init__(self, folder: str, ids: str, embed: bool):
+        self.folder, self.ids, self.embed = folder, ids, embed
+
+    def setup(self):
+        """Loads the quantiser and, where needed, the encoder: once a worker."""
+        home = pathlib.Path(self.folder)
+        self.quantizer = Quantizer.load(home / "ids" / self.ids / quantizer.FILE)
+        self.embeddings_NE, source = content.load_embeddings(self.folder)
+        if self.embed:
+            self.texts = content.sentences(
+                content.load_items(self.folder), source["text_fields"], source["template"]
+            )
+            fitted = self.texts[: source.get("fitted_items", len(self.texts))]
+            self.encode = content.text_encoder(source, fitted)
+
+    def process(self, shard: tuple[int, int]) -> Iterator[tuple[tuple[int, ...], int]]:
+        """Codes of the items of one shard."""
+        first, end = shard
+        if self.embed:
+            embeddings_BE = self.encode(self.texts[first:end])
+        else:
+            embeddings_BE = self.embeddings_NE[first:end]
+        for row, codes in enumerate(self.quantizer.codes(embeddings_BE).tolist(), start=first):
+            yield tuple(codes), row + 1
+
+
+def semantic_ids(
+    group: tuple[tuple[int, ...], Iterable[int]], collision_size: int | None
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(codes, their items) -> (item number, Semantic ID): tokens count in item order."""
+    codes, item_numbers = group
+    item_numbers = sorted(item_numbers)
+    if collision_size is None:
+        if len(item_numbers) > 1:
+            raise InputError(f"{len(item_numbers)} items share the codes {codes}")
+        yield item_numbers[0], codes
+        return
+    if len(item_numbers) > collision_size:
+        raise InputError(
+            f"{len(item_numbers)} items share the codes {codes}, but the collision token tells "
+            f"only {collision_size} apart"
+        )
+    for token, item_number in enumerate(item_numbers):
+        yield item_number, (*codes, token)
+
+
+def run(
+    folder: str,
+    ids: str,
+    output: str,
+    embed: bool = False,
+    shard_items: int = 1024,
+    beam_options: Iterable[str] = (),
+) -> SemanticIdTable:
+    """Runs the pipeline and writes output/semantic_ids.npz beside its shards.
+
+    Args:
+      folder: prepared folder.
+      ids: IDs in it, made by make_ids, whose quantiser, sizes and header are used.
+      output: folder to write.
+      embed: whether the items' texts are embedded again.
+      shard_items: items of a shard.
+      beam_options: flags of Beam, such as --runner.
+    """
+    num_items = Sequences.load(pathlib.Path(folder, SEQUENCES)).num_items
+    made = SemanticIdTable.load(pathlib.Path(folder, "ids", ids, "semantic_ids.npz"))
+    collision_size = made.codebook_sizes[-1] if made.header["has_collision_token"] else None
+    shards = [
+        (first, min(first + shard_items, num_items)) for first in range(0, num_items, shard_items)
+    ]
+    target = pathlib.Path(output)
+    target.mkdir(parents=True, exist_ok=True)
+    for old in target.glob("shard-*"):
+        old.unlink()
+    with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
+        _ = (
+            pipeline
+            | "shards" >> beam.Create(shards)
+            | "spread" >> beam.Reshuffle()
+            | "codes" >> beam.ParDo(ShardCodes(folder, ids, embed))
+            | "equal codes" >> beam.GroupByKey()
+            | "collision tokens" >> beam.FlatMap(semantic_ids, collision_size)
+            | "lines" >> beam.Map(json.dumps)
+            | "write" >> beam.io.WriteToText(str(target / "shard"), file_name_suffix=".jsonl")
+        )
+    semantic_ids_NI = np.zeros((num_items + 1, made.id_length), np.int32)
+    for path in sorted(target.glob("shard-*")):
+        for line in path.read_text().splitlines():
+            item_number, semantic_id = json.loads(line)
+            semantic_ids_NI[item_number] = semantic_id
+    table = SemanticIdTable(semantic_ids_NI, made.codebook_sizes, made.header)
+    table.save(target / "semantic_ids.npz")
+    return table
+
+
+def main(argv=None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", required=True, help="prepared folder")
+    parser.add_argument("--ids", required=True, help="name of IDs in it whose quantiser is used")
+    parser.add_argument("--output", required=True, help="folder to write")
+    parser.add_argument("--embed", action="store_true", help="embed the items' texts again")
+    options, beam_options = parser.parse_known_args(argv)
+    table = run(
+        options.folder, options.ids, options.output, options.embed, beam_options=beam_options
+    )
+    print(f"{options.output}: {table.num_items:,} items")
+
+
+if __name__ == "__main__":
+    main()
