@@ -28,7 +28,7 @@ START, END = "<!-- id_health: start -->", "<!-- id_health: end -->"
 
 CARDS = ("rqvae", "rqvae_adamw", "vqvae", "residual", "hierarchical", "lsh", "random")
 # What tells a run from the others.
-IDENTITY = ("dataset", "card", "seed")
+IDENTITY = ("dataset", "card", "seed", "epochs")
 MEASURES = (
     "codebook_usage",
     "codes_used",
@@ -40,13 +40,21 @@ MEASURES = (
 )
 
 
-def measure(folder: str, card: str, seed: int, bindings: Iterable[str] = ()) -> dict:
-    """Makes the IDs of one prepared folder and returns their health."""
+def measure(folder: str, card: str, seed: int, epochs: int | None = None) -> dict:
+    """Makes the IDs of one prepared folder and returns their health.
+
+    Args:
+      folder: the prepared folder.
+      card: name of a file in gin/ids.
+      seed: of the scheme.
+      epochs: passes over the items where the scheme trains; None: as the card has it.
+    """
     dataset = Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
     # A collapsed codebook is a result here, and so are hundreds of items with equal codes.
     arguments = [f"--scheme={card}", f"--folder={folder}", f"--seed={seed}", "--json"]
     arguments += [f"--ids=health_{card}_{seed}", "--min_codebook_usage=0", "--collision_size=4096"]
-    arguments += [f"--gin.{binding}" for binding in bindings]
+    if epochs is not None:
+        arguments.append(f"--gin.NUM_EPOCHS={epochs}")
     done = subprocess.run(
         [sys.executable, "-m", "tiger_jax.make_ids", *arguments],
         cwd=ROOT,
@@ -55,7 +63,7 @@ def measure(folder: str, card: str, seed: int, bindings: Iterable[str] = ()) -> 
         check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    run = {"dataset": dataset, "card": card, "seed": seed, "bindings": list(bindings)}
+    run = {"dataset": dataset, "card": card, "seed": seed, "epochs": epochs}
     if done.returncode:
         return {**run, "error": done.stderr.splitlines()[-1], **artifacts.provenance()}
     result = json.loads(done.stdout.splitlines()[-1])
@@ -77,12 +85,13 @@ def section(rows: Iterable[dict]) -> str:
         "| collisions | largest bucket | explained variance |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    groups: dict[tuple[str, str], list[dict]] = {}
+    groups: dict[tuple[str, str, int], list[dict]] = {}
     for row in rows:
-        groups.setdefault((row["dataset"], row["card"]), []).append(row)
-    for (dataset, card), group in sorted(
-        groups.items(), key=lambda item: (item[0][0], CARDS.index(item[0][1]))
+        groups.setdefault((row["dataset"], row["card"], row["epochs"] or 0), []).append(row)
+    for (dataset, card, epochs), group in sorted(
+        groups.items(), key=lambda item: (item[0][0], CARDS.index(item[0][1]), item[0][2])
     ):
+        card = f"{card}, {epochs} epochs" if epochs else card
         failed = [row["error"] for row in group if "error" in row]
         if failed:
             lines.append(f"| {dataset} | {card} | {len(group)} | {failed[0]} | - | - | - | - |")
@@ -131,17 +140,21 @@ def main(argv=None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folders", required=True, help="prepared folders, separated by commas")
     parser.add_argument("--cards", default=",".join(CARDS), help="names of files in gin/ids")
+    parser.add_argument("--epochs", type=int, help="of the cards that train, if not their own")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of each")
     options = parser.parse_args(argv)
     command = "python -m launch.id_health --folders=work/beauty,work/sports,work/toys"
+    command += f" --epochs={options.epochs}" if options.epochs else ""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     for seed in range(options.seeds):
         for card in options.cards.split(","):
             for folder in options.folders.split(","):
                 dataset = Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
-                if any([row[name] for name in IDENTITY] == [dataset, card, seed] for row in rows):
+                epochs = options.epochs if "vqvae" in card or "rqvae" in card else None
+                made = ([row[name] for name in IDENTITY] for row in rows)
+                if [dataset, card, seed, epochs] in made:
                     continue
-                rows.append(measure(folder, card, seed))
+                rows.append(measure(folder, card, seed, epochs))
                 today = datetime.datetime.now(datetime.UTC).date().isoformat()
                 artifacts.save_json(
                     RESULTS,
