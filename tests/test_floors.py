@@ -17,6 +17,7 @@ FLOORS = {
     "command_line": 1,
     "data": 1,
     "checkpoints": 1,
+    "run_log": 1,
     "semantic_ids": 2,
     "model": 3,
     "train_state": 4,
@@ -66,6 +67,7 @@ OUTSIDE = {
     "semantic_ids": SCIENCE | {"tqdm"},
     "model": {"jax", "flax", "numpy"},
     "report": {"numpy"},
+    "run_log": set(),
     "baselines": SCIENCE | {"scipy"},
     "t5x_environment": set(),
     "t5x_adapter": {"jax", "seqio", "t5x", "tensorflow"},
@@ -75,6 +77,7 @@ LAZY = {
     "command_line": {"gin"},
     "data": {"pyarrow", "scipy", "sklearn", "sentence_transformers"},
     "report": {"matplotlib"},
+    "run_log": {"tensorboardX"},
 }
 
 

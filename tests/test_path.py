@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import test_report
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -85,10 +86,15 @@ def test_every_step_leaves_its_artifacts_and_configuration(outputs):
         "runs/tiger/run.json",
         "runs/tiger/config.gin",
         "runs/tiger/metrics.jsonl",
+        "runs/tiger/timing.jsonl",
+        "runs/tiger/events.out.tfevents.run",
+        "runs/tiger/report.html",
         "runs/tiger/eval/test/ranked_items.npz",
         "runs/tiger/eval/test/eval.json",
         "runs/tiger/eval/test/report.html",
     ):
         assert (folder / name).is_file(), name
     assert not list(folder.rglob("*.tmp"))
+    for page in folder.rglob("report.html"):
+        test_report.require_page(page)
     assert "NetworkConfig" in (folder / "runs/tiger/config.gin").read_text()

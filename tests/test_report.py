@@ -12,6 +12,7 @@ from tiger_jax.report import eval as eval_report
 from tiger_jax.report import ids as ids_report
 from tiger_jax.report import pictures
 from tiger_jax.report import prepare as prepare_report
+from tiger_jax.report import train as train_report
 from tiger_jax.report.page import Page, printable
 from tiger_jax.semantic_ids.table import SemanticIdTable
 
@@ -308,3 +309,43 @@ def test_the_page_of_eval_marks_the_hits(targets_first, sequences, tmp_path):
     marked = [pairs for tag, pairs in page.tags if tag == "tr" and pairs.get("class") == "marked"]
     assert len(marked) == len(hits) + 1  # and the row of the run itself
     assert sum("(an ID that no item has)" in text for text in page.texts) == 10
+
+
+def write_train(folder, num_rows, first_loss=2.0):
+    table = SemanticIdTable.from_codes(np.arange(9)[:, None] % 4, (4,), {})
+    rows = [
+        {
+            "step": 10 * row, "train_losses": [3.0, 1.0], "losses": [first_loss, 1.0],
+            "losses_without_encoder": [4.0, 1.5], "bigram_first_code_loss": 2.5,
+            "distinct_items": 100 * row,
+            **dict.fromkeys(("recall@5", "recall@10", "ndcg@5", "ndcg@10"), 0.1 / row),
+            "without_history": {"recall@10": 0.2, "ndcg@10": 0.2},
+        }
+        for row in range(1, num_rows + 1)
+    ]  # fmt: skip
+    timings = [
+        {"step": row["step"], "time": 0.0, "training_seconds": 3660.0, "steps_per_s": 2.5}
+        for row in rows
+    ]
+    facts = {"dataset": HOSTILE, "ids": HOSTILE, "num_steps": 90, "batch_size": 4}
+    facts |= {"parameters": 12_684_416, "num_eval_users": 9, "num_beams": 30}
+    path = folder / "report.html"
+    train_report.write(path, HOSTILE, table, rows, timings, facts)
+    return path
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 40])
+def test_a_run_has_a_page_from_its_first_validation_on(num_rows, tmp_path):
+    page = require_page(write_train(tmp_path, num_rows))
+    assert {"1 h 1 min", "12,684,416", "level 1", "collision token"} <= set(page.texts)
+    # The best step is the first one: 0.1 falls from there.
+    assert page.texts[page.texts.index("best step") + 2] == "10"
+
+
+@pytest.mark.parametrize(
+    ("first_loss", "words"),
+    [(2.0, "it reads the history better"), (3.0, "it has not learned yet")],
+)
+def test_guard_rails_say_what_they_mean(first_loss, words, tmp_path):
+    page = require_page(write_train(tmp_path, 2, first_loss))
+    assert any(text.startswith(words) for text in page.texts)

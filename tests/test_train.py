@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import test_report
+import test_run_log
 
-from tiger_jax import checkpoints, prepare, train, train_state
+from tiger_jax import checkpoints, prepare, run_log, train, train_state
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, examples
 from tiger_jax.data.sequences import Sequences
@@ -132,6 +134,15 @@ def test_loss_falls_best_checkpoint_is_kept_and_guard_rails_are_logged(folder):
     assert result["best"] == {"step": best["step"], "ndcg@10": best["ndcg@10"]}
     assert set(checkpoints.steps(run / "checkpoints")) == {best["step"], 40}
     assert {"losses_without_encoder", "bigram_first_code_loss", "distinct_items"} <= set(best)
+    events = test_run_log.scalars(run / run_log.EVENTS)
+    for record in records:
+        for place, loss in enumerate(record["train_losses"], 1):
+            assert events[record["step"], f"train_losses/part_{place}"] == pytest.approx(loss)
+        for name in ("recall@10", "distinct_items"):
+            assert events[record["step"], name] == pytest.approx(record[name])
+    assert {step for step, _ in events} == {10, 20, 30, 40}
+    page = test_report.require_page(run / "report.html")
+    assert f"{best['ndcg@10']:.4f}" in page.texts
 
 
 def test_a_resumed_run_ends_in_the_same_bits(folder):

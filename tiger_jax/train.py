@@ -4,7 +4,6 @@ The loop, from top to bottom. What the loss is stands in model/model.py, which e
 in data/examples.py.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -23,6 +22,8 @@ from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.recommender import Recommender
+from tiger_jax.report import train as report
+from tiger_jax.run_log import RunLog
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.train_state import TrainState
 from tiger_jax.vocabulary import Vocabulary
@@ -54,6 +55,8 @@ def train(
 ) -> dict:
     """Trains TIGER on a prepared folder and keeps the best checkpoint by validation NDCG@10.
 
+    Every validation adds to FOLDER/runs/RUN: a line to metrics.jsonl, the same as an event for
+    TensorBoard, what the clock said to timing.jsonl, and report.html with the curves so far.
     Started again, it goes on from its last checkpoint, to the same parameters bit by bit.
 
     Args:
@@ -113,20 +116,32 @@ def train(
         state = _restore(run_folder / "checkpoints", saved_steps[-1], state)
         metadata = checkpoints.load_metadata(run_folder / "checkpoints", saved_steps[-1])
         best, seconds = metadata["best"], metadata["seconds"]
-    _cut_log(run_folder / "metrics.jsonl", int(state.step))
+    log = RunLog(run_folder, int(state.step))
 
     # --- Loop ---
     plan = functools.lru_cache(2)(
         functools.partial(examples.epoch_plan, training.lengths, groups, seed)
     )
+    facts = {
+        "dataset": sequences.header["dataset"],
+        "ids": ids,
+        "num_steps": num_steps,
+        "batch_size": batch_size,
+        "parameters": num_parameters(state.params),
+        "num_eval_users": min(eval_users or sequences.num_users, sequences.num_users),
+        "num_beams": num_beams,
+    }
     validate = _make_validation(model, table, sequences, max_history, eval_users, num_beams)
     progress = tqdm.tqdm(total=num_steps, initial=int(state.step), unit="step", dynamic_ncols=True)
     losses = []
+    seconds_in_steps = 0.0
     started = time.monotonic()
     for first in range(int(state.step), num_steps, steps_per_call):
         rows = batch_rows(plan, len(training) // batch_size, first, steps_per_call)
+        called = time.monotonic()
         state, level_losses = step_fn(state, data, rows)
         losses.append(np.mean(level_losses, axis=0))
+        seconds_in_steps += time.monotonic() - called
         progress.update(steps_per_call)
         progress.set_postfix_str("loss " + " ".join(f"{loss:.2f}" for loss in losses[-1]))
         step = first + steps_per_call
@@ -142,16 +157,20 @@ def train(
         if validation["ndcg@10"] > best["ndcg@10"]:
             best = {"step": step, "ndcg@10": validation["ndcg@10"]}
         train_losses = np.mean(losses, axis=0).tolist()
-        losses = []
-        _append_log(
-            run_folder / "metrics.jsonl",
+        training_seconds = seconds + time.monotonic() - started
+        log.append(
             {"step": step, "train_losses": train_losses, **validation},
+            training_seconds,
+            steps_per_s=len(losses) * steps_per_call / seconds_in_steps,
         )
+        losses, seconds_in_steps = [], 0.0
+        report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
         progress.write(_summary(step, train_losses, validation))
-        metadata = {"best": best, "seconds": seconds + time.monotonic() - started}
+        metadata = {"best": best, "seconds": training_seconds}
         checkpoints.save(run_folder / "checkpoints", step, state.params, state.opt_state, metadata)
         checkpoints.keep(run_folder / "checkpoints", {step, best["step"]})
     progress.close()
+    log.close()
     print(f"{run_folder}: best checkpoint at step {best['step']}, ndcg@10 {best['ndcg@10']:.4f}")
     return {
         "run": str(run_folder),
@@ -321,24 +340,6 @@ def _restore(folder: pathlib.Path, step: int, state: TrainState) -> TrainState:
         opt_state=checkpoints.load_opt_state(folder, step, state.opt_state),
     )
     return jax.tree.map(jnp.asarray, restored)
-
-
-def _append_log(path: pathlib.Path, record: dict) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def _cut_log(path: pathlib.Path, step: int) -> None:
-    """Drops what a killed run logged after its last checkpoint: those steps are taken again."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    kept = []
-    for line in text.splitlines():
-        # A line cut short by the kill.
-        with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    with artifacts.atomic_path(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
 
 
 def _names(steps: list[int]) -> str:

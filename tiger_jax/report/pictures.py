@@ -79,7 +79,7 @@ def lines(
         if log:
             axes.loglog()
         elif from_zero:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * axes.dataLim.y1 or None)
         axes.set(xlabel=x_label, ylabel=y_label)
         if not log:
             _whole_ticks(axes.xaxis, [value for x, _ in series.values() for value in x])
