@@ -15,7 +15,7 @@ CORE = [
     "orbax-checkpoint>=0.12,<0.13",
     "scikit-learn>=1.5,<2",
     "scipy>=1.13,<2",
-    "tensorboardX>=2.6.2,<3",
+    "tensorboard>=2.18,<3",
     "tqdm>=4.66,<5",
 ]
 TEXT = ["sentence-transformers>=5,<6"]

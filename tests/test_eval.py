@@ -74,7 +74,8 @@ def folder(tmp_path):
     make_sequences().save(tmp_path / SEQUENCES)
     assert content.save_items(tmp_path, ITEMS) == METADATA_CHECKSUM
     embeddings_NE = np.random.default_rng(1).normal(size=(NUM_ITEMS, 4)).astype(np.float32)
-    header = {"encoder": "tfidf", "items_checksum": "0", "metadata_checksum": METADATA_CHECKSUM}
+    header = {"encoder": "tfidf", "text_fields": ["title"], "items_checksum": "0"}
+    header["metadata_checksum"] = METADATA_CHECKSUM
     content.save_embeddings(tmp_path, embeddings_NE, header)
     artifacts.save_json(tmp_path / "runs" / "stub" / "run.json", TRAINING)
     checkpoint = tmp_path / "runs" / "stub" / "checkpoints" / "checkpoint_9"

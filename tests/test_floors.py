@@ -77,7 +77,7 @@ LAZY = {
     "command_line": {"gin"},
     "data": {"pyarrow", "scipy", "sklearn", "sentence_transformers"},
     "report": {"matplotlib"},
-    "run_log": {"tensorboardX"},
+    "run_log": {"tensorboard"},
 }
 
 

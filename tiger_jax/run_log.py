@@ -19,7 +19,7 @@ EVENTS = "events.out.tfevents.run"
 
 
 class RunLog:
-    """The log of one run, open for more.
+    """The log of one run, to which rows are added.
 
     Attributes:
       rows: what was logged, oldest first; each has its "step".
@@ -29,16 +29,14 @@ class RunLog:
 
     def __init__(self, folder: pathlib.Path, step: int):
         """Opens the log of the run in `folder` that goes on behind `step`."""
-        from tensorboardX.record_writer import RecordWriter
-
         self._folder = folder
         self.rows = _cut(folder / METRICS, step)
         self.timings = _cut(folder / TIMING, step)
-        self._events = RecordWriter(str(folder / EVENTS))
-        self._write_event(0, {}, file_version="brain.Event:2")
-        times = {timing["step"]: timing for timing in self.timings}
-        for row in self.rows:
-            self._write_events(row, times.get(row["step"]))
+        timing_of = {timing["step"]: timing for timing in self.timings}
+        with artifacts.atomic_path(folder / EVENTS) as temporary:
+            _append_event(temporary, file_version="brain.Event:2")
+            for row in self.rows:
+                _append_scalars(temporary, row, timing_of.get(row["step"], {}))
 
     def append(self, row: dict[str, Any], training_seconds: float, steps_per_s: float) -> None:
         """Logs what was found at row["step"]."""
@@ -49,34 +47,12 @@ class RunLog:
             "steps_per_s": steps_per_s,
         }
         # Metrics last: where they are, the timing is.
-        for path, record in ((TIMING, timing), (METRICS, row)):
-            with open(self._folder / path, "a", encoding="utf-8") as file:
+        for name, record in ((TIMING, timing), (METRICS, row)):
+            with open(self._folder / name, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         self.rows.append(row)
         self.timings.append(timing)
-        self._write_events(row, timing)
-
-    def close(self) -> None:
-        """Ends the events."""
-        self._events.close()
-
-    def _write_events(self, row: dict, timing: dict | None) -> None:
-        timing = timing or {"time": 0.0}
-        values = {name: value for name, value in row.items() if name != "step"}
-        if "steps_per_s" in timing:
-            values["steps_per_s"] = timing["steps_per_s"]
-        self._write_event(timing["time"], dict(_scalars(values)), step=row["step"])
-
-    def _write_event(self, wall_time: float, values: dict[str, float], **fields: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        summary = Summary(
-            value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        )
-        event = Event(wall_time=wall_time, summary=summary if values else None, **fields)
-        self._events.write(event.SerializeToString())
-        self._events.flush()
+        _append_scalars(self._folder / EVENTS, row, timing)
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -95,6 +71,27 @@ def _cut(path: pathlib.Path, step: int) -> list[dict[str, Any]]:
     with artifacts.atomic_path(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     return kept
+
+
+def _append_scalars(path: pathlib.Path, row: dict[str, Any], timing: dict[str, Any]) -> None:
+    """The numbers of a row, under their names in it, and the speed."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    values = {name: value for name, value in row.items() if name != "step"}
+    if "steps_per_s" in timing:
+        values["steps_per_s"] = timing["steps_per_s"]
+    summary = Summary(
+        value=[Summary.Value(tag=tag, simple_value=value) for tag, value in _scalars(values)]
+    )
+    _append_event(path, step=row["step"], wall_time=timing.get("time", 0.0), summary=summary)
+
+
+def _append_event(path: pathlib.Path, **fields: Any) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    with open(path, "ab") as file:
+        RecordWriter(file).write(Event(**fields).SerializeToString())
 
 
 def _scalars(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:

@@ -170,7 +170,6 @@ def train(
         checkpoints.save(run_folder / "checkpoints", step, state.params, state.opt_state, metadata)
         checkpoints.keep(run_folder / "checkpoints", {step, best["step"]})
     progress.close()
-    log.close()
     print(f"{run_folder}: best checkpoint at step {best['step']}, ndcg@10 {best['ndcg@10']:.4f}")
     return {
         "run": str(run_folder),
