@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from tiger_jax import artifacts, command_line, train, train_state
+from tiger_jax import artifacts, batching, command_line, train, train_state
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel, num_parameters, shift_right
@@ -98,7 +98,7 @@ def benchmark(
     params = jax.tree.map(np.asarray, model.init(jax.random.key(seed)))
     training = examples.prefix_examples(sequences, _MAX_HISTORY)
     groups = examples.length_groups(training.lengths, batch_size, num_groups)
-    data = train.device_data(training, sequences, table, vocab)
+    data = batching.device_data(training, sequences, table, vocab)
     plan = examples.epoch_plan(training.lengths, groups, seed, 0)
     batches = random_batches(plan, data, rounds * batches_per_round, seed)
 
@@ -147,7 +147,7 @@ def benchmark(
 
 def random_batches(plan: np.ndarray, data: dict, count: int, seed: int) -> list[dict]:
     """`count` batches of an epoch: example numbers, and their tokens padded to 20 items."""
-    assemble = jax.jit(train.assemble, static_argnums=2)
+    assemble = jax.jit(batching.assemble, static_argnums=2)
     chosen = np.random.default_rng(seed).permutation(len(plan))[:count]
     if len(chosen) < count:
         raise artifacts.InputError(f"an epoch has {len(plan)} batches, {count} are needed")
@@ -186,7 +186,7 @@ def ours(model: TigerModel, params, groups, data, seed) -> Contestant:
     @jax.jit
     def loss_fn(params, rows_B):
         losses = [
-            model.loss_fn(params, train.assemble(data, rows_B[low:high], capacity), None)[0]
+            model.loss_fn(params, batching.assemble(data, rows_B[low:high], capacity), None)[0]
             for low, high, capacity in zip(bounds, bounds[1:], groups.capacities, strict=False)
         ]
         return sum(losses) / len(rows_B)

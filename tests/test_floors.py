@@ -22,6 +22,8 @@ FLOORS = {
     "model": 3,
     "train_state": 4,
     "guard_rails": 4,
+    "mesh": 5,
+    "batching": 4,
     "report": 4,
     "requests": 4,
     "runs": 4,

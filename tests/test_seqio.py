@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from tiger_jax import metrics, prepare, train
+from tiger_jax import batching, metrics, prepare
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, examples
 from tiger_jax.data.sequences import Sequences
@@ -72,8 +72,8 @@ def test_training_examples_equal_the_native_ones(task, sequences, table):
     batch = model_batch(task, "train")
     native = examples.prefix_examples(sequences, HISTORY)
     vocab = Vocabulary(table.codebook_sizes, USERS)
-    data = train.device_data(native, sequences, table, vocab)
-    expected = train.assemble(data, np.arange(len(native)), HISTORY)
+    data = batching.device_data(native, sequences, table, vocab)
+    expected = batching.assemble(data, np.arange(len(native)), HISTORY)
     for name, tokens in expected.items():
         np.testing.assert_array_equal(batch[name], tokens, err_msg=name)
 

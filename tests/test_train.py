@@ -16,7 +16,7 @@ import pytest
 import test_report
 import test_run_log
 
-from tiger_jax import checkpoints, prepare, run_log, train, train_state
+from tiger_jax import batching, checkpoints, prepare, run_log, train, train_state
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, examples
 from tiger_jax.data.sequences import Sequences
@@ -81,9 +81,9 @@ def loaded(folder):
 def test_assembled_batches_equal_examples_spelled_out(folder):
     sequences, table, vocabulary = loaded(folder)
     made = examples.prefix_examples(sequences, 6)
-    data = train.device_data(made, sequences, table, vocabulary)
+    data = batching.device_data(made, sequences, table, vocabulary)
     rows = np.random.default_rng(0).permutation(len(made))[:50]
-    batch = train.assemble(data, jnp.asarray(rows), 6)
+    batch = batching.assemble(data, jnp.asarray(rows), 6)
     for place, row in enumerate(rows):
         target, length = made.targets[row], made.lengths[row]
         user = sequences.user_ids[made.user_rows[row]]
@@ -102,13 +102,13 @@ def test_a_step_over_length_groups_is_the_step_over_the_padded_batch(folder):
     model = TigerModel(dataclasses.replace(NETWORK, dropout_rate=0.0), vocabulary)
     optimizer = optax.sgd(0.1)
     made = examples.prefix_examples(sequences, 6)
-    data = train.device_data(made, sequences, table, vocabulary)
+    data = batching.device_data(made, sequences, table, vocabulary)
     groups = examples.length_groups(made.lengths, 16, 3)
     rows = examples.epoch_plan(made.lengths, groups, 0, 0)[:2]
     params = model.init(jax.random.key(0))
 
     def mean_loss(params, rows):
-        batch = train.assemble(data, rows, 6)
+        batch = batching.assemble(data, rows, 6)
         return model.loss_fn(params, batch, None)[0] / 16
 
     expected, losses = params, []

@@ -38,7 +38,7 @@ def save(folder: str | os.PathLike, step: int, params: dict, opt_state: Any, met
     shutil.rmtree(temporary, ignore_errors=True)
     state = {"target": params, "state": {"step": np.asarray(step, np.int32)}}
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(temporary / "state", state)
             checkpointer.save(
                 temporary / "optimizer", {"opt_state": serialization.to_state_dict(opt_state)}
@@ -127,13 +127,24 @@ def _path(folder: str | os.PathLike, step: int) -> pathlib.Path:
     return pathlib.Path(folder).resolve() / f"checkpoint_{step}"
 
 
+def _checkpointer() -> ocp.Checkpointer:
+    """Orbax for this process alone: of several, one writes, and each reads for itself."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process_{jax.process_index()}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _restore(path: pathlib.Path, like: Any) -> Any:
     """The tree at `path`, checked leaf by leaf against `like`, as numpy arrays."""
     if not path.is_dir():
         raise artifacts.InputError(f"{path}: no such checkpoint; make it with {_MADE_BY}")
     _require_unchanged(path)
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             saved = checkpointer.metadata(path).item_metadata.tree
             # As numpy: the devices of the run that saved it need not exist here.
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import tqdm
 
-from tiger_jax import artifacts, checkpoints, command_line, guard_rails, metrics
+from tiger_jax import artifacts, batching, checkpoints, command_line, guard_rails, mesh, metrics
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel, num_parameters
@@ -51,6 +51,10 @@ def train(
     num_beams: int = 30,
     num_groups: int = 4,
     steps_per_call: int = 10,
+    data_parts: int = 1,
+    model_parts: int = 1,
+    group_multiple: int = 0,
+    processes: str = "",
     configuration: str = "",
 ) -> dict:
     """Trains TIGER on a prepared folder and keeps the best checkpoint by validation NDCG@10.
@@ -76,8 +80,25 @@ def train(
       num_beams: width of the validation's beam.
       num_groups: lengths of history that the step is compiled for.
       steps_per_call: training steps in one call of the compiled program.
+      data_parts: groups of devices that share each batch.
+      model_parts: devices of a group that share each parameter; must divide the heads.
+      group_multiple: examples of one length come in multiples of it, which data_parts divides; 0
+        for data_parts. Runs with equal ones see equal batches, whatever their devices.
+      processes: auto on TPU VMs and Slurm, else HOST:PORT,COUNT,INDEX with the address of process
+        0; empty for one process. All see FOLDER; the first alone writes to it.
       configuration: gin text saved beside the results.
     """
+    # --- Devices ---
+    mesh.join(processes)
+    devices = mesh.make(data_parts, model_parts, network.num_heads)
+    group_multiple = group_multiple or data_parts
+    if group_multiple % data_parts or batch_size % group_multiple:
+        raise artifacts.InputError(
+            f"group_multiple={group_multiple}: {data_parts} data parts must divide it, and it the "
+            f"batch_size of {batch_size}"
+        )
+    writes = jax.process_index() == 0
+
     # --- Data ---
     sequences = Sequences.load(pathlib.Path(folder, "sequences.npz"))
     table = SemanticIdTable.load(
@@ -85,14 +106,16 @@ def train(
     )
     _require_whole_calls(steps_per_call, num_steps=num_steps, eval_period=eval_period)
     training = examples.prefix_examples(sequences, max_history)
-    groups = examples.length_groups(training.lengths, batch_size, num_groups)
+    groups = examples.length_groups(training.lengths, batch_size, num_groups, group_multiple)
 
     # --- Model and optimizer ---
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
     model = TigerModel(network, vocab, normalize)
     state = TrainState.create(model.init(jax.random.key(seed)), optimizer)
-    step_fn = make_step_fn(model, optimizer, groups, seed)
-    data = device_data(training, sequences, table, vocab)
+    step_fn = make_step_fn(model, optimizer, groups, seed, devices)
+    data = mesh.put(
+        batching.device_data(training, sequences, table, vocab), mesh.everywhere(devices)
+    )
 
     # --- Resume ---
     run_folder = pathlib.Path(folder, "runs", run)
@@ -106,17 +129,20 @@ def train(
         "max_history": max_history,
         "batch_size": batch_size,
         "num_groups": num_groups,
+        "group_multiple": group_multiple,
         "seed": seed,
     }
-    _claim_run(run_folder, settings, configuration)
-    best = {"step": 0, "ndcg@10": -1.0}
-    seconds = 0.0
+    if writes:
+        _claim_run(run_folder, settings, configuration)
+    metadata = {"best": {"step": 0, "ndcg@10": -1.0}, "seconds": 0.0}
     saved_steps = checkpoints.steps(run_folder / "checkpoints")
     if saved_steps:
         state = _restore(run_folder / "checkpoints", saved_steps[-1], state)
         metadata = checkpoints.load_metadata(run_folder / "checkpoints", saved_steps[-1])
-        best, seconds = metadata["best"], metadata["seconds"]
-    log = RunLog(run_folder, int(state.step))
+    best, seconds = metadata["best"], metadata["seconds"]
+    mesh.require_agreement(int(state.step), "checkpoints")
+    log = RunLog(run_folder, int(state.step)) if writes else None
+    state = mesh.put(state, mesh.state_shardings(devices, model, state))
 
     # --- Loop ---
     plan = functools.lru_cache(2)(
@@ -132,12 +158,18 @@ def train(
         "num_beams": num_beams,
     }
     validate = _make_validation(model, table, sequences, max_history, eval_users, num_beams)
-    progress = tqdm.tqdm(total=num_steps, initial=int(state.step), unit="step", dynamic_ncols=True)
+    progress = tqdm.tqdm(
+        total=num_steps,
+        initial=int(state.step),
+        unit="step",
+        dynamic_ncols=True,
+        disable=not writes,
+    )
     losses = []
     seconds_in_steps = 0.0
     started = time.monotonic()
     for first in range(int(state.step), num_steps, steps_per_call):
-        rows = batch_rows(plan, len(training) // batch_size, first, steps_per_call)
+        rows = batching.batch_rows(plan, len(training) // batch_size, first, steps_per_call)
         called = time.monotonic()
         state, level_losses = step_fn(state, data, rows)
         losses.append(np.mean(level_losses, axis=0))
@@ -153,29 +185,37 @@ def train(
         if step % eval_period and step < num_steps:
             continue
         # --- Once in a while: validate, log, save ---
-        validation = validate(state.params)
+        host_state = mesh.to_host(state, devices)
+        validation = validate(host_state.params)
         if validation["ndcg@10"] > best["ndcg@10"]:
             best = {"step": step, "ndcg@10": validation["ndcg@10"]}
         train_losses = np.mean(losses, axis=0).tolist()
-        training_seconds = seconds + time.monotonic() - started
+        metadata = {"best": best, "seconds": seconds + time.monotonic() - started}
+        steps_per_s = len(losses) * steps_per_call / seconds_in_steps
+        losses, seconds_in_steps = [], 0.0
+        if not writes:
+            continue
         log.append(
             {"step": step, "train_losses": train_losses, **validation},
-            training_seconds,
-            steps_per_s=len(losses) * steps_per_call / seconds_in_steps,
+            metadata["seconds"],
+            steps_per_s,
         )
-        losses, seconds_in_steps = [], 0.0
         report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
         progress.write(_summary(step, train_losses, validation))
-        metadata = {"best": best, "seconds": training_seconds}
-        checkpoints.save(run_folder / "checkpoints", step, state.params, state.opt_state, metadata)
+        checkpoints.save(
+            run_folder / "checkpoints", step, host_state.params, host_state.opt_state, metadata
+        )
         checkpoints.keep(run_folder / "checkpoints", {step, best["step"]})
     progress.close()
-    print(f"{run_folder}: best checkpoint at step {best['step']}, ndcg@10 {best['ndcg@10']:.4f}")
+    if writes:
+        print(
+            f"{run_folder}: best checkpoint at step {best['step']}, ndcg@10 {best['ndcg@10']:.4f}"
+        )
     return {
         "run": str(run_folder),
         "steps": int(state.step),
         "parameters": num_parameters(state.params),
-        **checkpoints.load_metadata(run_folder / "checkpoints", int(state.step)),
+        **metadata,
     }
 
 
@@ -184,19 +224,23 @@ def make_step_fn(
     optimizer: optax.GradientTransformation,
     groups: examples.LengthGroups,
     seed: int,
+    devices: jax.sharding.Mesh | None = None,
 ):
     """The compiled update: (state, data, rows [n, B]) -> (state, level losses [n, I]).
 
     One call takes n steps without a word to the host. The state's memory is reused. The loss is
-    the mean over the batch of -log p(item); level losses are its parts, in nats.
+    the mean over the batch of -log p(item); level losses are its parts, in nats. The devices
+    share each length group of the batch; where None there is one.
     """
+    devices = devices or mesh.make(1, 1, model.config.num_heads)
     bounds = np.cumsum((0, *groups.sizes))
 
     def loss_fn(params, data, rows_B, key):
         total = 0.0
         level_losses = 0.0
         for index, capacity in enumerate(groups.capacities):
-            batch = assemble(data, rows_B[bounds[index] : bounds[index + 1]], capacity)
+            batch = batching.assemble(data, rows_B[bounds[index] : bounds[index + 1]], capacity)
+            batch = jax.lax.with_sharding_constraint(batch, mesh.shared_by_data(devices))
             loss, aux = model.loss_fn(params, batch, jax.random.fold_in(key, index))
             total += loss
             level_losses += aux["level_losses"]
@@ -211,49 +255,14 @@ def make_step_fn(
             )
             return state.apply_gradients(gradients, optimizer), level_losses
 
-        return jax.lax.scan(step, state, rows_nB)
+        shardings = mesh.state_shardings(devices, model, state)
+        state, level_losses_nI = jax.lax.scan(step, state, rows_nB)
+        return (
+            jax.lax.with_sharding_constraint(state, shardings),
+            jax.lax.with_sharding_constraint(level_losses_nI, mesh.everywhere(devices)),
+        )
 
     return step_fn
-
-
-def device_data(
-    training: examples.Examples, sequences: Sequences, table: SemanticIdTable, vocab: Vocabulary
-) -> dict[str, jax.Array]:
-    """All that `assemble` needs, on the device: item numbers, user tokens, tokens of items."""
-    data = {
-        "items": training.items,
-        "targets": training.targets,
-        "lengths": training.lengths,
-        "tokens_NI": vocab.token_table(table.semantic_ids_NI),
-    }
-    if vocab.num_user_tokens:
-        data["user_tokens"] = vocab.user_tokens(sequences.user_ids)[training.user_rows]
-    return jax.tree.map(jnp.asarray, data)
-
-
-def assemble(data: dict[str, jax.Array], rows_B: jax.Array, capacity: int) -> dict[str, jax.Array]:
-    """The batch of examples `rows_B`, whose histories hold at most `capacity` items.
-
-    Encoder input: the user token, then the tokens of the history's items, oldest first, then
-    padding: [B, 1 + capacity * I]. Target: the tokens of the next item [B, I].
-    """
-    places = jnp.arange(capacity)[None]
-    targets, lengths = data["targets"][rows_B][:, None], data["lengths"][rows_B][:, None]
-    items = jnp.where(places < lengths, data["items"][targets - lengths + places], 0)
-    tokens = data["tokens_NI"][items].reshape(len(rows_B), -1)
-    if "user_tokens" in data:
-        tokens = jnp.concatenate([data["user_tokens"][rows_B][:, None], tokens], axis=1)
-    return {
-        "encoder_input_tokens": tokens,
-        "decoder_target_tokens": data["tokens_NI"][data["items"][targets[:, 0]]],
-    }
-
-
-def batch_rows(plan, batches_per_epoch: int, first: int, count: int) -> np.ndarray:
-    """Examples of the steps first .. first + count - 1: [count, B]; `plan(epoch)` -> batches."""
-    steps = range(first, first + count)
-    batches_per_epoch = max(batches_per_epoch, 1)
-    return np.stack([plan(step // batches_per_epoch)[step % batches_per_epoch] for step in steps])
 
 
 def _make_validation(
@@ -319,7 +328,9 @@ def _claim_run(run_folder: pathlib.Path, settings: dict, configuration: str) -> 
     path = run_folder / "run.json"
     settings = json.loads(json.dumps(settings))
     if path.exists():
+        # Runs older than this setting had groups of any size.
         found = artifacts.load_json(path, "python -m tiger_jax.train", needs=("ids",))
+        found = {"group_multiple": 1, **found}
         for name, value in settings.items():
             if found.get(name) != value:
                 raise artifacts.InputError(

@@ -50,6 +50,12 @@ class TigerModel:
         # One compiled program: op by op it takes seconds.
         return jax.jit(lambda key: self.module.init(key, inputs, targets)["params"])(key)
 
+    def param_axes(self) -> dict:
+        """Logical names of every parameter's axes, as `flax.linen.partitioning` keeps them."""
+        tokens = jnp.ones((1, self.vocabulary.id_length), jnp.int32)
+        variables = jax.eval_shape(self.module.init, jax.random.key(0), tokens, tokens)
+        return variables["params_axes"]
+
     def loss_fn(
         self, params: dict, batch: dict[str, jax.Array], dropout_key: jax.Array | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:

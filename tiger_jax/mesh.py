@@ -1,0 +1,124 @@
+"""Devices as a mesh: "data" parts share every batch, "model" parts share every parameter.
+
+Which axis of a parameter is shared is a table of the network's logical names, that of T5X. The
+optimizer's state lies whole on every device: beside the activations it is small.
+"""
+
+import flax
+import jax
+import numpy as np
+from flax.linen import partitioning
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tiger_jax.artifacts import InputError
+from tiger_jax.model.model import TigerModel
+from tiger_jax.train_state import TrainState
+
+LOGICAL_AXES = (
+    ("vocab", "model"),
+    ("mlp", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("embed", None),
+    ("relpos_buckets", None),
+)
+
+
+def join(processes: str) -> None:
+    """Makes this process one of several, before anything else is asked of JAX.
+
+    Args:
+      processes: "auto" where JAX can tell (TPU VMs, Slurm); "HOST:PORT,COUNT,INDEX", with the
+        address of process 0, elsewhere; "" for a process alone.
+
+    Raises:
+      InputError: it is none of these.
+    """
+    if not processes:
+        return
+    if processes == "auto":
+        jax.distributed.initialize()
+        return
+    address, *numbers = processes.split(",")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or ":" not in address:
+        raise InputError(
+            f"processes={processes!r}: give auto, or HOST:PORT,COUNT,INDEX, such as "
+            "localhost:9876,2,0"
+        )
+    jax.distributed.initialize(address, *map(int, numbers))
+
+
+def make(data_parts: int, model_parts: int, num_heads: int) -> Mesh:
+    """A mesh of the first data_parts * model_parts devices; of all processes, if there are more.
+
+    Raises:
+      InputError: there are not so many, some process would have none, or the heads do not divide.
+    """
+    devices = jax.devices()
+    wanted = data_parts * model_parts
+    if min(data_parts, model_parts) < 1 or wanted > len(devices):
+        raise InputError(
+            f"data_parts={data_parts}, model_parts={model_parts}: there are {len(devices)} devices"
+        )
+    if jax.process_count() > 1 and wanted < len(devices):
+        raise InputError(
+            f"data_parts={data_parts}, model_parts={model_parts}: several processes must use all "
+            f"their {len(devices)} devices"
+        )
+    if num_heads % model_parts:
+        raise InputError(
+            f"model_parts={model_parts}: {num_heads} attention heads do not divide by it"
+        )
+    return Mesh(np.array(devices[:wanted]).reshape(data_parts, model_parts), ("data", "model"))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """A copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shared_by_data(mesh: Mesh) -> NamedSharding:
+    """The first axis, a batch's, in as many pieces as there are data parts."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def state_shardings(mesh: Mesh, model: TigerModel, state: TrainState) -> TrainState:
+    """Where each array of a training state lies."""
+    names = partitioning.get_axis_names(model.param_axes())
+    specs = flax.core.unfreeze(partitioning.logical_to_mesh(names, LOGICAL_AXES))
+    is_spec = {"is_leaf": lambda leaf: isinstance(leaf, PartitionSpec)}
+    return TrainState(
+        step=everywhere(mesh),
+        params=jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, **is_spec),
+        opt_state=jax.tree.map(lambda _: everywhere(mesh), state.opt_state),
+    )
+
+
+def put(tree, shardings):
+    """Arrays that every process has whole -> the same, laid out over the devices of all.
+
+    Args:
+      tree: arrays.
+      shardings: one for all of them, or a tree of them.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def put_leaf(leaf, sharding):
+        host = np.asarray(leaf)
+        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+    return jax.tree.map(put_leaf, tree, shardings)
+
+
+def to_host(tree, mesh: Mesh):
+    """The whole arrays, as numpy, in every process; all processes must ask together."""
+    whole = jax.jit(lambda tree: tree, out_shardings=everywhere(mesh))(tree)
+    return jax.tree.map(np.asarray, whole)
+
+
+def require_agreement(value: int, what: str) -> None:
+    """Raises InputError where the processes found different values: they share no storage."""
+    if len(set(np.ravel(multihost_utils.process_allgather(np.int32(value))).tolist())) > 1:
+        raise InputError(f"the processes see different {what}; put FOLDER on storage they share")
