@@ -49,7 +49,8 @@ def folder(tmp_path_factory):
     prepare.prepare("synthetic", str(folder), synthetic_users=100, synthetic_items=40)
     embeddings, source = content.load_embeddings(folder)
     codes = np.random.default_rng(0).integers(0, 8, (len(embeddings), 3))
-    header = {"items_checksum": source["items_checksum"], "encoder": "", "text_fields": []}
+    header = {"items_checksum": source["items_checksum"], "scheme": "random"}
+    header |= {"encoder": "", "text_fields": []}
     table = SemanticIdTable.from_codes(codes, (8, 8, 8), header, collision_size=16)
     table.save(folder / "ids" / "codes" / "semantic_ids.npz")
     return folder
