@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -104,6 +105,41 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path):
         np.savez(file, header=np.array([{"a": 1}], dtype=object))
     with pytest.raises(InputError, match="damaged"):
         artifacts.load_arrays(tmp_path / "x.npz", "thing", "the maker")
+
+
+def test_packed_archives_are_not_unpacked(tmp_path):
+    """A kilobyte that would unpack to a gigabyte is refused before any of it is."""
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, header=np.zeros(1 << 20, np.uint8))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="damaged or not a thing file"):
+        artifacts.load_arrays(path, "thing", "the maker")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 19
+    tracemalloc.stop()
+
+
+def test_a_header_that_claims_more_than_the_file_holds_is_damage(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((2, 3), np.float32))
+    np.testing.assert_array_equal(artifacts.load_array(path, "it"), np.zeros((2, 3)))
+    path.write_bytes(path.read_bytes().replace(b"(2, 3)", b"(2, 9)"))
+    with pytest.raises(InputError, match=r"x\.npy: damaged or not a \.npy file; make it again"):
+        artifacts.load_array(path, "it")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "x.json: damaged or not a JSON file; make it again with it"),
+        ("\ud800", "damaged or not a JSON"),
+        ("[1]", "x.json: must hold a dictionary"),
+        ('{"a": 1}', "x.json: lacks b, c; make it again with it"),
+    ],
+)
+def test_json_that_is_not_what_it_must_be(tmp_path, text, message):
+    (tmp_path / "x.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(InputError, match=message):
+        artifacts.load_json(tmp_path / "x.json", "it", ["a", "b", "c"])
 
 
 def test_checksum_tells_types_shapes_and_boundaries_apart():

@@ -102,10 +102,10 @@ def load_arrays(
       InputError: the file is missing, damaged, or of another kind.
     """
     _require_file(path, made_by)
-    with refusing_damage(path, kind, made_by):
+    with refusing_damage(path, kind, made_by), np.errstate(over="raise"):
         _require_plain_zip(path)
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {name: _numbers(file[name]) for name in file.files}
         header = json.loads(arrays.pop(_HEADER).tobytes().decode())
     if not isinstance(header, dict) or header.get("kind") != kind:
         raise InputError(f"{path}: not a {kind} file; make one with {made_by}")
@@ -118,8 +118,9 @@ def load_array(path: str | os.PathLike, made_by: str) -> np.ndarray:
     A map, so that a header that claims more than the file holds costs no memory.
     """
     _require_file(path, made_by)
-    with refusing_damage(path, ".npy", made_by):
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+    # A shape that overflows would else be a warning.
+    with refusing_damage(path, ".npy", made_by), np.errstate(over="raise"):
+        return _numbers(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 @contextlib.contextmanager
@@ -136,6 +137,13 @@ def refusing_damage(path: str | os.PathLike, kind: str, made_by: str) -> Iterato
         raise InputError(
             f"{path}: damaged or not a {kind} file; make it again with {made_by}"
         ) from error
+
+
+def _numbers(array: np.ndarray) -> np.ndarray:
+    """The array; ValueError unless of numbers: of what has no size, a few bytes claim trillions."""
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"holds {array.dtype}")
+    return array
 
 
 def _require_plain_zip(path: str | os.PathLike) -> None:

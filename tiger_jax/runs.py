@@ -63,7 +63,7 @@ def load(
     run_folder = pathlib.Path(folder, "runs", run)
     settings = artifacts.load_json(run_folder / "run.json", _TRAIN, _SETTINGS)
     sequences = sequences or Sequences.load(pathlib.Path(folder, SEQUENCES))
-    table_path = pathlib.Path(folder, "ids", settings["ids"], "semantic_ids.npz")
+    table_path = pathlib.Path(folder, "ids", str(settings["ids"]), "semantic_ids.npz")
     table = SemanticIdTable.load(table_path, sequences.header["items_checksum"])
     if not table.continues(settings["table"]):
         raise InputError(

@@ -77,6 +77,8 @@ class Quantizer:
             that it made has in its header.
         """
         header, arrays = artifacts.load_arrays(path, _KIND, _MADE_BY)
+        if header.get("quantizer") not in list(_CODES):
+            raise InputError(f"{path}: a quantiser of no known kind; make it again with {_MADE_BY}")
         quantizer = cls(header["quantizer"], arrays)
         if parameters_checksum not in (None, quantizer.checksum()):
             raise InputError(
