@@ -26,7 +26,7 @@ FLOORS = {
     "batching": 4,
     "report": 4,
     "requests": 4,
-    "runs": 4,
+    "saved_run": 4,
     "recommender": 5,
     "baselines": 5,
     "new_items": 5,
@@ -34,6 +34,7 @@ FLOORS = {
     "make_ids": 6,
     "recommend": 6,
     "eval": 6,
+    "runs": 6,
     # Validates through the recommender, as eval does.
     "train": 6,
     # Beside the path: what T5X needs. The adapter is the only module that imports it.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from tiger_jax import runs
+from tiger_jax import saved_run
 from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import RankedItems
@@ -122,14 +122,14 @@ class Recommender:
         """The recommender of a training run.
 
         Args:
-          folder, run, step, sequences: as for `runs.load`.
+          folder, run, step, sequences: as for `saved_run.load`.
           **options: `num_beams`, `search`, `max_beams`, `batch_size` and `capacity` of the class.
 
         Raises:
           InputError: something is missing or damaged, or the items or their Semantic IDs are no
             longer those that the run was trained with.
         """
-        loaded = runs.load(folder, run, step, sequences)
+        loaded = saved_run.load(folder, run, step, sequences)
         return cls(
             loaded.model,
             loaded.params,

@@ -1,84 +1,107 @@
-"""A training run as it lies on disk: model, parameters and the Semantic IDs that it speaks."""
+"""A line for each training run below a folder: what it was, how far it came, what it is worth.
 
-import dataclasses
-import os
+It reads what the verbs left and changes nothing; runs that are under way or broken off are shown.
+"""
+
 import pathlib
-from collections.abc import Sequence
+from typing import Any
 
-import jax
-
-from tiger_jax import artifacts, checkpoints
+from tiger_jax import artifacts, command_line, run_log
 from tiger_jax.artifacts import InputError
-from tiger_jax.data.sequences import SEQUENCES, Sequences
-from tiger_jax.model.model import TigerModel
-from tiger_jax.model.network import NetworkConfig
-from tiger_jax.semantic_ids.table import SemanticIdTable
-from tiger_jax.vocabulary import Vocabulary
 
-_TRAIN = "python -m tiger_jax.train"
-# What a run has to say of itself.
-_SETTINGS = ("ids", "table", "network", "num_user_tokens", "normalize", "max_history")
+_EXAMPLES = """
+python -m tiger_jax.runs
+python -m tiger_jax.runs --folder=work/beauty --json
+"""
 
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """All that recommending needs of a run.
-
-    Attributes:
-      model: the network and its vocabulary.
-      params: its parameters.
-      table: the Semantic IDs that it was trained with, or those grown out of them.
-      max_history: the model sees that many of the latest items.
-      step: training steps behind the parameters.
-      item_ids: raw id of each item number; item_ids[0] is "".
-    """
-
-    model: TigerModel
-    params: dict
-    table: SemanticIdTable
-    max_history: int
-    step: int
-    item_ids: Sequence[str]
+_SCORES = ("recall@10", "ndcg@10")
+_COLUMNS = ("folder", "dataset", "ids", "steps", "validation", "test", "commit")
 
 
-def load(
-    folder: str | os.PathLike,
-    run: str,
-    step: int | None = None,
-    sequences: Sequences | None = None,
-) -> Run:
-    """Reads a run.
+def runs(folder: str = "work") -> dict[str, Any]:
+    """Lists all runs below a folder, with recall@10 and ndcg@10 of validation and of test.
+
+    Validation: the run's sample of users at its best step, history kept, which is what chooses the
+    checkpoint. Test: eval/test/eval.json, where the run was evaluated.
 
     Args:
-      folder: the prepared folder.
-      run: name of the run in it, which may be a MODEL_DIR of T5X; a path from the root on
-        for one elsewhere.
-      step: which of its checkpoints; where None the best one by validation, T5X's last.
-      sequences: those of the folder, if they have been read already.
+      folder: prepared folder, or a folder with prepared folders in it.
+
+    Returns:
+      {"runs": a row a run}; what is not known, or not there yet, is None.
 
     Raises:
-      InputError: something is missing or damaged, or the items or their Semantic IDs are no
-        longer those that the run was trained with.
+      InputError: there is no such folder.
     """
-    run_folder = pathlib.Path(folder, "runs", run)
-    settings = artifacts.load_json(run_folder / "run.json", _TRAIN, _SETTINGS)
-    sequences = sequences or Sequences.load(pathlib.Path(folder, SEQUENCES))
-    table_path = pathlib.Path(folder, "ids", str(settings["ids"]), "semantic_ids.npz")
-    table = SemanticIdTable.load(table_path, sequences.header["items_checksum"])
-    if not table.continues(settings["table"]):
-        raise InputError(
-            f"{table_path}: not the table that {run_folder} was trained with; train again"
-            f" under another name with {_TRAIN}"
-        )
-    with artifacts.refusing_damage(run_folder / "run.json", "run's", _TRAIN):
-        model = TigerModel(
-            NetworkConfig(**settings["network"]),
-            Vocabulary(table.codebook_sizes, settings["num_user_tokens"]),
-            settings["normalize"],
-        )
-        shapes = jax.eval_shape(model.init, jax.random.key(0))
-    checkpoint_folder = checkpoints.folder_of(run_folder)
-    if step is None:
-        step = checkpoints.best_step(checkpoint_folder)
-    params = checkpoints.load_params(checkpoint_folder, step, shapes)
-    return Run(model, params, table, settings["max_history"], step, sequences.item_ids)
+    root = pathlib.Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{folder}: no such folder; say with --folder where the runs are")
+    rows = [_row(path.parent) for path in sorted(root.glob("**/runs/*/run.json"))]
+    if rows:
+        print(table_of(rows))
+    else:
+        print(f"{folder}: no runs yet; python -m tiger_jax.train makes them")
+    return {"runs": rows}
+
+
+def table_of(rows: list[dict[str, Any]]) -> str:
+    """Rows of `runs` as aligned text."""
+    lines = [_COLUMNS]
+    for row in rows:
+        scores = {
+            name: " ".join(f"{row[name][score]:.4f}" for score in _SCORES) if row[name] else "-"
+            for name in ("validation", "test")
+        }
+        cells = {name: "-" if row[name] is None else str(row[name]) for name in _COLUMNS}
+        cells["steps"] = f"{row['steps']:,}"
+        lines.append(tuple((cells | scores).values()))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def _row(run_folder: pathlib.Path) -> dict[str, Any]:
+    """What is known of one run."""
+    prepared = run_folder.parent.parent
+    settings = _read(run_folder / "run.json")
+    log = run_log.read(run_folder / run_log.METRICS)
+    scored = [row for row in log if _scores(row)]
+    best = max(scored, key=lambda row: row["ndcg@10"], default={})
+    evaluation = _read(run_folder / "eval" / "test" / "eval.json")
+    values = {name: (evaluation.get(name) or {}).get("value") for name in _SCORES}
+    provenance = settings.get("provenance") or {}
+    return {
+        "run": run_folder.name,
+        "folder": str(run_folder),
+        "dataset": _read(prepared / "content_embeddings.json").get("dataset") or prepared.name,
+        "ids": settings.get("ids"),
+        "steps": log[-1]["step"] if log else 0,
+        "validation": _scores(best) and {"step": best["step"], **_scores(best)},
+        "test": _scores(values) and {"step": evaluation.get("step"), **_scores(values)},
+        "commit": provenance.get("commit"),
+    }
+
+
+def _scores(row: dict[str, Any]) -> dict[str, float] | None:
+    """The two scores; None where one is missing."""
+    scores = {name: row.get(name) for name in _SCORES}
+    return scores if all(isinstance(score, float) for score in scores.values()) else None
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON object; an empty one where the file is missing or damaged."""
+    try:
+        value = artifacts.load_json(path, "")
+    except InputError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def main(argv=None):
+    """The command line."""
+    command_line.run(runs, argv, examples=_EXAMPLES)
+
+
+if __name__ == "__main__":
+    from tiger_jax.runs import main
+
+    main()

@@ -1,0 +1,84 @@
+"""A training run as it lies on disk: model, parameters and the Semantic IDs that it speaks."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from tiger_jax import artifacts, checkpoints
+from tiger_jax.artifacts import InputError
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.model.model import TigerModel
+from tiger_jax.model.network import NetworkConfig
+from tiger_jax.semantic_ids.table import SemanticIdTable
+from tiger_jax.vocabulary import Vocabulary
+
+_TRAIN = "python -m tiger_jax.train"
+# What a run has to say of itself.
+_SETTINGS = ("ids", "table", "network", "num_user_tokens", "normalize", "max_history")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that recommending needs of a run.
+
+    Attributes:
+      model: the network and its vocabulary.
+      params: its parameters.
+      table: the Semantic IDs that it was trained with, or those grown out of them.
+      max_history: the model sees that many of the latest items.
+      step: training steps behind the parameters.
+      item_ids: raw id of each item number; item_ids[0] is "".
+    """
+
+    model: TigerModel
+    params: dict
+    table: SemanticIdTable
+    max_history: int
+    step: int
+    item_ids: Sequence[str]
+
+
+def load(
+    folder: str | os.PathLike,
+    run: str,
+    step: int | None = None,
+    sequences: Sequences | None = None,
+) -> Run:
+    """Reads a run.
+
+    Args:
+      folder: the prepared folder.
+      run: name of the run in it, which may be a MODEL_DIR of T5X; a path from the root on
+        for one elsewhere.
+      step: which of its checkpoints; where None the best one by validation, T5X's last.
+      sequences: those of the folder, if they have been read already.
+
+    Raises:
+      InputError: something is missing or damaged, or the items or their Semantic IDs are no
+        longer those that the run was trained with.
+    """
+    run_folder = pathlib.Path(folder, "runs", run)
+    settings = artifacts.load_json(run_folder / "run.json", _TRAIN, _SETTINGS)
+    sequences = sequences or Sequences.load(pathlib.Path(folder, SEQUENCES))
+    table_path = pathlib.Path(folder, "ids", str(settings["ids"]), "semantic_ids.npz")
+    table = SemanticIdTable.load(table_path, sequences.header["items_checksum"])
+    if not table.continues(settings["table"]):
+        raise InputError(
+            f"{table_path}: not the table that {run_folder} was trained with; train again"
+            f" under another name with {_TRAIN}"
+        )
+    with artifacts.refusing_damage(run_folder / "run.json", "run's", _TRAIN):
+        model = TigerModel(
+            NetworkConfig(**settings["network"]),
+            Vocabulary(table.codebook_sizes, settings["num_user_tokens"]),
+            settings["normalize"],
+        )
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+    checkpoint_folder = checkpoints.folder_of(run_folder)
+    if step is None:
+        step = checkpoints.best_step(checkpoint_folder)
+    params = checkpoints.load_params(checkpoint_folder, step, shapes)
+    return Run(model, params, table, settings["max_history"], step, sequences.item_ids)
