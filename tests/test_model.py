@@ -236,6 +236,53 @@ def test_product_has_the_gradient_of_an_einsum(key):
     )
 
 
+@pytest.mark.parametrize(
+    ("spec", "shape_a", "shape_b"),
+    [
+        ("YX,XF->YF", (48, 8), (8, 64)),  # the narrower factor is `a`
+        ("YX,XF->YF", (48, 64), (64, 8)),  # it is the cotangent, and the result is turned
+        ("YX,XF->YF", (1, 8), (8, 1)),
+        ("BHTK,BHSK->BHTS", (2, 3, 20, 8), (2, 3, 33, 8)),
+        ("BHTS,BHSK->BHTK", (2, 3, 20, 33), (2, 3, 33, 8)),
+        ("BHTS,BHSK->BHTK", (2, 1, 4, 4), (2, 1, 4, 64)),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_products_of_every_form_have_the_gradients_of_an_einsum(key, spec, shape_a, shape_b, dtype):
+    """Small integers, which bfloat16 holds and float32 sums exactly: equal to the last bit."""
+
+    def gradients(product):
+        def loss(a, b):
+            return jnp.sum(product(a, b) * jax.random.randint(key, out_shape, -3, 4))
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1)))(a, b)
+
+    a = jax.random.randint(key, shape_a, -3, 4).astype(jnp.float32)
+    b = jax.random.randint(jax.random.fold_in(key, 1), shape_b, -3, 4).astype(jnp.float32)
+    out_shape = jnp.einsum(spec, a, b).shape
+    ours = gradients(lambda a, b: layers.product(spec, a, b, jnp.dtype(dtype)))
+    plain = gradients(lambda a, b: jnp.einsum(spec, a, b))
+    np.testing.assert_array_equal(ours[0], plain[0])
+    np.testing.assert_array_equal(ours[1], plain[1])
+
+
+def test_only_a_cpu_turns_its_factors():
+    """Other matrix units take any layout; a copy would be wasted there."""
+    shapes = jax.ShapeDtypeStruct((48, 8), jnp.float32), jax.ShapeDtypeStruct((8, 64), jnp.float32)
+    traced = jax.jit(
+        jax.grad(
+            lambda a, b: layers.product("YX,XF->YF", a, b, jnp.dtype("bfloat16")).sum(),
+            argnums=(0, 1),
+        )
+    ).trace(*shapes)
+    copies = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("barrier")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert copies["cpu"] > 0
+    assert copies["cuda"] == copies["tpu"] == 0
+
+
 def test_product_rounds_only_its_factors(key):
     """In bfloat16: exact for factors that bfloat16 holds, also where their sum needs float32."""
     a = jnp.array([[256.0, 1.0, 0.5]])
