@@ -13,7 +13,7 @@ from tiger_jax.report import ids as ids_report
 from tiger_jax.report import pictures
 from tiger_jax.report import prepare as prepare_report
 from tiger_jax.report import train as train_report
-from tiger_jax.report.page import Page, printable
+from tiger_jax.report.page import Page, printable, short_name
 from tiger_jax.semantic_ids.table import SemanticIdTable
 
 PHONE = 360
@@ -152,6 +152,21 @@ def test_a_text_is_cut_to_its_length_on_one_line():
     assert printable("x" * 10_000) == "x" * 159 + "…"
     assert printable("\ud800") == ""
     assert printable("  a  ") == "a"
+
+
+def test_an_encoder_in_a_folder_is_called_by_the_end_of_its_path():
+    assert short_name("tfidf") == "tfidf"
+    assert short_name("sentence-transformers/sentence-t5-base") == (
+        "sentence-transformers/sentence-t5-base"
+    )
+    assert short_name("/home/me/models/MiniLM/") == "…/models/MiniLM"
+
+
+def test_pictures_have_the_ink_and_the_paper_of_the_page():
+    for picture in every_picture().values():
+        styles = " ".join(element.get("style", "") for element in picture.iter())
+        assert "currentColor" in styles
+        assert not re.search("#(fff|ffffff|000|000000|010203|040506)\\b", styles)
 
 
 @pytest.mark.parametrize("name", list(every_picture()))

@@ -10,7 +10,7 @@ from tiger_jax import metrics, paper
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import RankedItems
 from tiger_jax.report import pictures
-from tiger_jax.report.page import Page
+from tiger_jax.report.page import Page, short_name
 
 _METRICS = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 _LENGTHS = (1, 3, 5, 8, 12, 20)
@@ -43,7 +43,8 @@ def write(
     ranks = metrics.target_ranks(ranked.top(10), targets)
     page = Page(
         f"{result['run']} on {result['dataset']}, {result['split']} split",
-        f"{result['ids']} IDs of {result['encoder']} embeddings, step {result['step']:,}, "
+        f"{result['ids']} IDs of {short_name(result['encoder'])} embeddings, step "
+        f"{result['step']:,}, "
         f"{result['search']} search with {result['num_beams']} beams; commit {result['commit']}",
     )
     page.facts(
@@ -74,7 +75,8 @@ def _add_scores(page: Page, result: dict, dataset: str | None) -> None:
         f"{result['run']}, history kept": result["with_history_items"],
         **{name.replace("_", " "): score for name, score in result["baselines"].items()},
     }
-    cells = "{value:.4f} ({low:.4f}–{high:.4f})"
+    # A narrow table may break a cell before the interval, but not within.
+    cells = "{value:.4f} ({low:.4f}\u2060–\u2060{high:.4f})"
     rows = [
         (name, *(cells.format(**score[metric]) for metric in _METRICS))
         for name, score in scores.items()

@@ -8,7 +8,7 @@ import numpy as np
 
 from tiger_jax.data import content
 from tiger_jax.report import pictures
-from tiger_jax.report.page import Page
+from tiger_jax.report.page import Page, short_name
 from tiger_jax.semantic_ids import inspection
 from tiger_jax.semantic_ids.table import SemanticIdTable
 
@@ -41,7 +41,7 @@ def write(
     header = table.header
     page = Page(
         f"Semantic IDs: {header['scheme']} on {header['dataset']}",
-        f"Made from {header['encoder']} embeddings, seed {header['seed']}",
+        f"Made from {short_name(header['encoder'])} embeddings, seed {header['seed']}",
     )
     variance = health["explained_variance"]
     page.facts(

@@ -40,7 +40,7 @@ thead th { vertical-align: bottom; }
 th:first-child, td:first-child { padding-left: 0; }
 thead th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; }
-td.number { white-space: nowrap; }
+td:first-child { min-width: 5rem; }
 tr.marked { background: var(--mark); font-weight: 600; }
 .pictures { display: grid; gap: 1rem 2rem; align-items: end; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
@@ -61,6 +61,12 @@ def printable(text: object, longest: int = 160) -> str:
     """`text` on one line without control characters, cut to `longest` characters."""
     line = _UNPRINTABLE.sub(" ", str(text)[: 4 * longest]).strip()
     return line if len(line) <= longest else line[: longest - 1].rstrip() + "…"
+
+
+def short_name(encoder: str) -> str:
+    """The name of an encoder, or the end of the path where it lies."""
+    folders = encoder.rstrip("/").split("/")
+    return encoder if len(folders) <= 2 else "…/" + "/".join(folders[-2:])
 
 
 class Page:

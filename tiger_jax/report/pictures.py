@@ -28,6 +28,8 @@ _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.parse_math": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
     "text.color": _INK,
     "axes.labelcolor": _INK,
     "axes.edgecolor": _INK,

@@ -9,7 +9,7 @@ import numpy as np
 from tiger_jax import paper
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.report import pictures
-from tiger_jax.report.page import Page
+from tiger_jax.report.page import Page, short_name
 
 _COUNTED = ("users", "items", "interactions")
 _EXAMPLES = 10
@@ -29,7 +29,7 @@ def write(
     """
     page = Page(
         f"The data: {result['dataset']}",
-        f"Embeddings: {result['encoder']}"
+        f"Embeddings: {short_name(result['encoder'])}"
         + (f" of {', '.join(result['text_fields'])}" if result["text_fields"] else ""),
     )
     page.facts(
