@@ -180,7 +180,7 @@ def test_table_without_collision_token_refuses_equal_codes():
         table.with_new_items(np.array([[1, 0]]), {})
 
 
-@pytest.mark.parametrize("moved", range(7))
+@pytest.mark.parametrize("moved", [0, 3, 6, 7])
 def test_killed_while_files_change_places_is_finished_by_the_next_call(
     folder, fresh, tmp_path, monkeypatch, moved
 ):
@@ -197,7 +197,7 @@ def test_killed_while_files_change_places_is_finished_by_the_next_call(
         return replace(self, target)
 
     monkeypatch.setattr(pathlib.Path, "replace", killed)
-    if moved < 6:
+    if moved < 7:
         with pytest.raises(KeyboardInterrupt):
             add_items(str(folder), "residual", fresh)
     else:

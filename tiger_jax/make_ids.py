@@ -22,7 +22,7 @@ from tiger_jax.new_items import add_items
 from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer, schemes
 from tiger_jax.semantic_ids.journal import METRICS, Journal
-from tiger_jax.semantic_ids.table import Codes, SemanticIdTable
+from tiger_jax.semantic_ids.table import Codes, SemanticIdTable, codes_health
 
 _EXAMPLES = """
 python -m tiger_jax.make_ids --list
@@ -99,9 +99,10 @@ def make_ids(
         codes = dataclasses.replace(codes, codes_NL=codes.codes_NL[: len(embeddings_NE)])
         if codes.quantizer is not None:
             header["parameters_checksum"] = codes.quantizer.checksum()
-        table = codes.table(header, collision_size)
-        health = {**table.health(), "explained_variance": codes.explained_variance}
+        health = codes_health(codes.codes_NL, codes.codebook_sizes)
+        health["explained_variance"] = codes.explained_variance
         _require_no_collapse(health, codes.codebook_sizes, min_codebook_usage)
+        table = codes.table(header, collision_size)
     except InputError:
         # To go on from here would lead here again.
         journal.clear()

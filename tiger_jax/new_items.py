@@ -16,6 +16,7 @@ from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, records
 from tiger_jax.data.reviews import metadata_row
 from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer
 from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import MADE_BY, SemanticIdTable
@@ -84,6 +85,9 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
             },
         )
         grown.save(staging / path.relative_to(home))
+        health = grown.health() | {"explained_variance": None}
+        page = staging / path.with_name("report.html").relative_to(home)
+        report.write(page, grown, health, (), rows, embeddings_NE)
         version = table.header.get("version", 1)
         table.save(staging / path.with_suffix(f".v{version}.npz").relative_to(home))
     print(
