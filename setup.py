@@ -27,7 +27,17 @@ SEQIO = [
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.8,<5",
 ]
-DEV = [*PARQUET, "hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.12,<0.17"]
+EXPORT = ["flatbuffers>=24,<26"]
+SERVE = ["fastapi>=0.115,<1", "prometheus-client>=0.20,<1", "uvicorn>=0.30,<1"]
+DEV = [
+    *EXPORT,
+    *PARQUET,
+    *SERVE,
+    "httpx>=0.27,<1",
+    "hypothesis>=6.100,<7",
+    "pytest>=8,<10",
+    "ruff>=0.12,<0.17",
+]
 
 setuptools.setup(
     name="tiger_jax",
@@ -53,6 +63,9 @@ setuptools.setup(
         "text": TEXT,
         # Own data in Parquet files.
         "parquet": PARQUET,
+        # tiger_jax.export; tiger_jax.serve.
+        "export": EXPORT,
+        "serve": SERVE,
         # SeqIO tasks and TFDS builders; "beam" runs their offline caches and large builds,
         # and launch/ids_on_beam.py, Semantic IDs of catalogues too large for one machine.
         "seqio": SEQIO,

@@ -61,7 +61,7 @@ def benchmark(
       seed: of the catalogue, the parameters and the histories.
       output: a file for the result, besides.
     """
-    model = _model(dtype)
+    model = paper_model(dtype)
     params = jax.device_put(model.init(jax.random.key(seed)))
     sizes = [int(size) for size in items.split(",")]
     result = {"by_size": {}, "by_shape": {}}
@@ -166,7 +166,7 @@ def _ratios(seconds: dict[str, list[float]], num_users: int) -> dict:
     }
 
 
-def _model(dtype: str) -> TigerModel:
+def paper_model(dtype: str) -> TigerModel:
     """The paper's network over 3,026 tokens."""
     vocabulary = Vocabulary(_SIZES, 2000)
     config = NetworkConfig(

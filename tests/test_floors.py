@@ -32,7 +32,10 @@ FLOORS = {
     "new_items": 5,
     "prepare": 6,
     "make_ids": 6,
+    "request_queue": 6,
+    "export": 6,
     "recommend": 6,
+    "serve": 7,
     "eval": 6,
     "runs": 6,
     # Validates through the recommender, as eval does.
@@ -81,6 +84,8 @@ LAZY = {
     "data": {"pyarrow", "scipy", "sklearn", "sentence_transformers"},
     "report": {"matplotlib"},
     "run_log": {"tensorboard"},
+    "export": {"tensorflow"},
+    "serve": {"fastapi", "prometheus_client", "uvicorn"},
 }
 
 

@@ -129,14 +129,18 @@ class Recommender:
           InputError: something is missing or damaged, or the items or their Semantic IDs are no
             longer those that the run was trained with.
         """
-        loaded = saved_run.load(folder, run, step, sequences)
+        return cls.of(saved_run.load(folder, run, step, sequences), **options)
+
+    @classmethod
+    def of(cls, run: saved_run.Run, **options) -> "Recommender":
+        """The recommender of a training run that has been loaded."""
         return cls(
-            loaded.model,
-            loaded.params,
-            loaded.table,
-            loaded.max_history,
-            step=loaded.step,
-            item_ids=loaded.item_ids,
+            run.model,
+            run.params,
+            run.table,
+            run.max_history,
+            step=run.step,
+            item_ids=run.item_ids,
             **options,
         )
 

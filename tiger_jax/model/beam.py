@@ -5,6 +5,8 @@ log-probabilities, the same that training maximises, taken before any masking an
 Which item an ID is, it does not know.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -42,6 +44,7 @@ def constrained_search(
     normalize: str | None = None,
     restriction: Restriction | None = None,
     sampling: Sampling | None = None,
+    top_k: Callable = jax.lax.top_k,
 ) -> tuple[jax.Array, jax.Array]:
     """The items that a beam over the valid prefixes finds, best first.
 
@@ -59,6 +62,8 @@ def constrained_search(
         otherwise than training does. Where None, what the model was trained with.
       restriction: what is left out of the catalogue; the rest is found as if it were all.
       sampling: draws items instead of taking the best.
+      top_k: another way to do what `jax.lax.top_k` does, for readers of exported programs that
+        do not know it.
 
     Returns:
       rows_BM: the trie's rows of items; -1 where the catalogue has no more.
@@ -89,10 +94,10 @@ def constrained_search(
             log_probs_BMC = jnp.take_along_axis(log_probs_BMC, only_code_BM1, axis=-1)
         scores_BMC = beams.scores_BM[..., None] + log_probs_BMC
         if sampling is None:
-            chosen = _choose(scores_BMC, num_beams)
+            chosen = _choose(scores_BMC, num_beams, top_k)
         else:
             draws = _draw(draws, log_probs_BMC, sampling, level)
-            chosen = _choose(draws.perturbed, num_beams)
+            chosen = _choose(draws.perturbed, num_beams, top_k)
             draws = jax.tree.map(chosen.of, draws)
         codes_BM = chosen.columns_BM
         if only_code_BM1 is not None:
@@ -176,14 +181,14 @@ class _Chosen:
         return jnp.take_along_axis(flat_BX, places_BM, axis=1, mode="promise_in_bounds")
 
 
-def _choose(ranks_BMC: jax.Array, num_beams: int) -> _Chosen:
+def _choose(ranks_BMC: jax.Array, num_beams: int, top_k: Callable = jax.lax.top_k) -> _Chosen:
     """The continuations of highest rank.
 
     `top_k` takes the lower index of equals: ties go by beam, then by code.
     """
     batch, num_parents, width = ranks_BMC.shape
     flat_BX = ranks_BMC.reshape(batch, -1)
-    _, places_BM = jax.lax.top_k(flat_BX, min(num_beams, num_parents * width))
+    _, places_BM = top_k(flat_BX, min(num_beams, num_parents * width))
     return _Chosen(places_BM // width, places_BM % width)
 
 
