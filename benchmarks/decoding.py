@@ -81,9 +81,10 @@ def benchmark(
             if number == 0:
                 contestants |= _peers(model, params, trie, num_beams)
                 _require_equal_results(model, params, trie, contestants, tokens_BS, num_beams)
-            seconds = race(contestants, tokens_BS, rounds, peer_rounds)
-            entry = _ratios(seconds, num_users)
-            print(f"{size:,} items, {num_users} x {num_beams}: {entry}")
+            times = race(contestants, tokens_BS, rounds, peer_rounds)
+            entry = _ratios(*times, num_users)
+            shown = {name: value for name, value in entry.items() if name != "seconds"}
+            print(f"{size:,} items, {num_users} x {num_beams}: {shown}", flush=True)
             if number == 0:
                 result["by_shape"][f"{num_users}x{num_beams}"] = entry
             if num_users == 64:
@@ -129,19 +130,23 @@ def catalogue(num_items: int, seed: int) -> np.ndarray:
 
 def race(
     contestants: dict[str, Callable], tokens_BS: np.ndarray, rounds: int, peer_rounds: int
-) -> dict[str, list[float]]:
-    """Seconds of each search by contestant; all are compiled and warm."""
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds of each search by contestant, by the clock and of the processors; all are warm."""
     seconds = {name: [] for name in contestants}
+    cpu_seconds = {name: [] for name in contestants}
     for number in range(rounds):
         for name, search in contestants.items():
             if number < peer_rounds or name in ("tiger_jax", "unconstrained"):
-                started = time.perf_counter()
+                started, cpu_started = time.perf_counter(), time.process_time()
                 search(tokens_BS)
                 seconds[name].append(time.perf_counter() - started)
-    return seconds
+                cpu_seconds[name].append(time.process_time() - cpu_started)
+    return seconds, cpu_seconds
 
 
-def _ratios(seconds: dict[str, list[float]], num_users: int) -> dict:
+def _ratios(
+    seconds: dict[str, list[float]], cpu_seconds: dict[str, list[float]], num_users: int
+) -> dict:
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ours = medians["tiger_jax"]
     # Of the pairs of a round: a burst of other work falls on both.
@@ -158,6 +163,10 @@ def _ratios(seconds: dict[str, list[float]], num_users: int) -> dict:
         "users_per_s": num_users / ours,
         "users_per_s_of_all": {name: num_users / value for name, value in medians.items()},
         "constraint_overhead": statistics.median(overheads),
+        "cpu_ratios": {
+            name: statistics.median(times) / statistics.median(cpu_seconds["tiger_jax"])
+            for name, times in cpu_seconds.items()
+        },
         "constraint_overhead_quartiles": [
             overheads[len(overheads) // 4],
             overheads[-1 - len(overheads) // 4],

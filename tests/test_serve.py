@@ -13,6 +13,8 @@ from tiger_jax.requests import Answer
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.serve import Service, make_app
 
+testclient = pytest.importorskip("fastapi.testclient", reason="wants the extra serve")
+
 
 class Echo:
     """A recommender that repeats its histories and remembers its batches."""
@@ -83,7 +85,7 @@ def client(folder, tmp_path):  # noqa: F811
         str(folder), "tiger", str(tmp_path / "filters.json"), num_beams=8, batch_size=4
     )
     app = make_app(service, 8, 4, 0.005, max_bytes=5_000, max_items=50)
-    with TestClient(app) as client:
+    with testclient.TestClient(app) as client:
         yield client
 
 
@@ -158,7 +160,7 @@ def shared_client():
         recommender = recommender(num_beams=8).with_filters({"few": np.ones(NUM_ITEMS + 1, bool)})
 
     Stub.recommender.item_ids = [""] + [f"B{item}" for item in range(1, NUM_ITEMS + 1)]
-    with TestClient(make_app(Stub, 8, 4, 0.0, max_bytes=5_000, max_items=50)) as client:
+    with testclient.TestClient(make_app(Stub, 8, 4, 0.0, max_bytes=5_000, max_items=50)) as client:
         yield client
 
 
