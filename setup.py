@@ -26,6 +26,8 @@ SEQIO = [
     "sentencepiece>=0.2,<0.2.1",
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.8,<5",
+    # TFDS needs it and does not say so.
+    "importlib-resources>=6,<8",
 ]
 EXPORT = ["flatbuffers>=24,<26"]
 SERVE = ["fastapi>=0.115,<1", "prometheus-client>=0.20,<1", "uvicorn>=0.30,<1"]
@@ -69,7 +71,7 @@ setuptools.setup(
         # SeqIO tasks and TFDS builders; "beam" runs their offline caches and large builds,
         # and launch/ids_on_beam.py, Semantic IDs of catalogues too large for one machine.
         "seqio": SEQIO,
-        "beam": [*SEQIO, "apache-beam[tfrecord]>=2.70,<3"],
+        "beam": [*SEQIO, "apache-beam[tfrecord]>=2.70,<3", "dill"],
         # What t5x, airio and jestimator need; they come from their repositories (docs/t5x.md).
         "t5x": [
             *SEQIO,

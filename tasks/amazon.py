@@ -19,11 +19,9 @@ import tensorflow as tf
 
 from tiger_jax import metrics, vocabulary
 from tiger_jax.artifacts import InputError
-from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.data.sequences import SEQUENCES, SPLITS, Sequences
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary
-
-SPLITS = ("train", "validation", "test")
 
 # Users come in random order already; half of Beauty's examples start within seconds.
 _SHUFFLE_BUFFER = 2**16
@@ -275,17 +273,17 @@ def register_tfds(
     max_history: int,
     data_dir: str | None = None,
 ) -> str:
-    """Adds the task of a TFDS dataset made by tiger_jax/data/amazon_reviews.py.
+    """Adds the task of a dataset made by tiger_jax/data/amazon_reviews.py or large_reviews.py.
 
     Args:
-      dataset: config of the builder: beauty, sports or toys.
+      dataset: name of the builder, and its config: amazon_reviews_2014/beauty.
       table_path: the semantic_ids.npz of the same items.
       num_user_tokens: size of the hashed user space; 0 for none.
       max_history: items of a history that the model sees.
       data_dir: where TFDS keeps its datasets; its own default if not given.
 
     Returns:
-      The task's name, tfds_DATASET_IDS; IDS is the name of the table's folder.
+      The task's name, e.g. amazon_reviews_2014_beauty_IDS; IDS is the name of the table's folder.
 
     Raises:
       InputError: the dataset is not built, or the table is of other items.
@@ -297,20 +295,19 @@ def register_tfds(
 def _register_tfds(
     dataset: str, table_path: str, num_user_tokens: int, max_history: int, data_dir: str | None
 ) -> str:
+    # TFDS takes seconds to import.
     from tiger_jax.data import amazon_reviews
 
-    metadata = amazon_reviews.metadata(dataset, data_dir)
-    table = SemanticIdTable.load(table_path, metadata["items_checksum"])
+    items = amazon_reviews.metadata(dataset, data_dir)
+    table = SemanticIdTable.load(table_path, items["items_checksum"])
     vocab = SemanticIdVocabulary(
-        Vocabulary(table.codebook_sizes, num_user_tokens), table, metadata["item_ids"]
+        Vocabulary(table.codebook_sizes, num_user_tokens), table, items["item_ids"]
     )
-    name = f"tfds_{dataset}_{pathlib.Path(table_path).resolve().parent.name}"
+    ids = pathlib.Path(table_path).resolve().parent.name
     source = seqio.TfdsDataSource(
-        f"{amazon_reviews.NAME}/{dataset}:{amazon_reviews.VERSION}",
-        splits=SPLITS,
-        tfds_data_dir=data_dir,
+        f"{dataset}:{amazon_reviews.VERSION}", splits=SPLITS, tfds_data_dir=data_dir
     )
-    return add_task(name, source, vocab, max_history)
+    return add_task(f"{dataset.replace('/', '_')}_{ids}", source, vocab, max_history)
 
 
 def add_task(
@@ -366,26 +363,16 @@ def prepared_users(
     sequences: Sequences, split: str, shuffle_files: bool, seed: int | None = None
 ) -> tf.data.Dataset:
     """The users of a prepared folder, as `prefix_examples` wants them."""
-    users = users_of_split(sequences, split)
+    items, num_targets = sequences.users_of_split(split)
+    rows = np.arange(sequences.num_users)
     if shuffle_files:
-        order = np.random.default_rng(seed).permutation(sequences.num_users)
-        users = {name: [values[row] for row in order] for name, values in users.items()}
+        np.random.default_rng(seed).shuffle(rows)
     return tf.data.Dataset.from_tensor_slices(
         {
-            "user_id": users["user_id"],
-            "items": tf.ragged.constant(users["items"], dtype=tf.int32),
-            "num_targets": np.array(users["num_targets"], np.int32),
+            "user_id": [sequences.user_ids[row] for row in rows],
+            "items": tf.RaggedTensor.from_row_lengths(
+                np.concatenate([items[row] for row in rows]), [len(items[row]) for row in rows]
+            ),
+            "num_targets": np.array(num_targets, np.int32)[rows],
         }
     )
-
-
-def users_of_split(sequences: Sequences, split: str) -> dict[str, list]:
-    """Training: every item but the first is a target; else the one item that is left out."""
-    if split == "train":
-        items = sequences.training_sequences()
-        num_targets = [len(user_items) - 1 for user_items in items]
-    else:
-        histories, targets = sequences.split(split)
-        items = [np.append(*pair) for pair in zip(histories, targets, strict=True)]
-        num_targets = [1] * len(items)
-    return {"user_id": list(sequences.user_ids), "items": items, "num_targets": num_targets}

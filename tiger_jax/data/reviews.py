@@ -7,7 +7,7 @@ import array
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -147,15 +147,26 @@ def read_mcauley(reviews_path: str | pathlib.Path, meta_path: str | pathlib.Path
     """
     reviews_path = pathlib.Path(reviews_path)
     interactions = Interactions()
-    for number, line in records.lines(reviews_path):
-        where = f"{reviews_path}:{number}"
-        review = records.json_record(line, where)
-        user_id = records.identifier(review.get("reviewerID"), "reviewerID", where)
-        item_id = records.identifier(review.get("asin"), "asin", where)
-        interactions.add(user_id, item_id, _timestamp(review, where))
+    for _, review in read_reviews(reviews_path):
+        interactions.add(*review)
     metadata = _read_metadata(pathlib.Path(meta_path), records.literal_record, interactions)
     name = reviews_path.name.removesuffix(".json.gz").removeprefix("reviews_").removesuffix("_5")
     return interactions.raw_data(name, metadata)
+
+
+def read_reviews(path: str | pathlib.Path) -> Iterator[tuple[int, tuple[str, str, int]]]:
+    """Numbered lines of a file of reviews: (user id, item id, seconds since 1970).
+
+    Raises:
+      InputError: the file is missing or damaged, or a line is malformed.
+    """
+    path = pathlib.Path(path)
+    for number, line in records.lines(path):
+        where = f"{path}:{number}"
+        review = records.json_record(line, where)
+        user_id = records.identifier(review.get("reviewerID"), "reviewerID", where)
+        item_id = records.identifier(review.get("asin"), "asin", where)
+        yield number, (user_id, item_id, _timestamp(review, where))
 
 
 class Interactions:

@@ -17,10 +17,11 @@ from tiger_jax.data.reviews import Dropped, RawData
 
 SEQUENCES = "sequences.npz"
 MADE_BY = "python -m tiger_jax.prepare"
+SPLITS = ("train", "validation", "test")
 _KIND = "sequences"
 
 # Leave-one-out takes two items of a user; a history needs at least one more.
-_SHORTEST = 3
+SHORTEST = 3
 
 # What becomes of an interaction, and for whose sake: `_outside_core`.
 _KEPT, _OF_USER, _OF_ITEM = range(3)
@@ -78,6 +79,19 @@ class Sequences:
         left_out = 1 if name == "test" else 2
         return self._without_last(left_out), self.items[self.offsets[1:] - left_out]
 
+    def users_of_split(self, name: str) -> tuple[list[np.ndarray], list[int]]:
+        """Each user's items up to the last target of a split, and how many of them are targets.
+
+        Args:
+          name: "train", where every item but the first is a target; "validation" or "test", where
+            the one left out is.
+        """
+        if name == "train":
+            items = self.training_sequences()
+            return items, [len(user_items) - 1 for user_items in items]
+        items = self._without_last(1 if name == "validation" else 0)
+        return items, [1] * len(items)
+
     def statistics(self) -> dict:
         """The row of TIGER's Table 6: users, items, interactions, mean and median length."""
         lengths = np.diff(self.offsets)
@@ -91,7 +105,7 @@ class Sequences:
 
     def items_checksum(self, num_items: int) -> str:
         """Of the first items; of all of them it is `items_checksum` in the header."""
-        return artifacts.checksum(*_packed(self.item_ids[: num_items + 1]))
+        return items_checksum(self.item_ids[: num_items + 1])
 
     def with_items(self, item_ids: Sequence[str], metadata_checksum: str) -> "Sequences":
         """The same sequences with further items, which are in none of them yet."""
@@ -149,7 +163,7 @@ class Sequences:
             and len(self.offsets) == self.num_users + 1
             and self.offsets[0] == 0
             and self.offsets[-1] == len(self.items)
-            and (np.diff(self.offsets) >= _SHORTEST).all()
+            and (np.diff(self.offsets) >= SHORTEST).all()
             and self.num_users > 0
             and self.item_ids[0] == ""
             and self.items.min() >= 1
@@ -201,14 +215,14 @@ def build_sequences(
         raise InputError(f"{raw.name}: 0 interactions read; give data that has some")
     if min_item_interactions is None:
         min_item_interactions = min_interactions
-    user_minimum = max(min_interactions, _SHORTEST)
+    user_minimum = max(min_interactions, SHORTEST)
     too_few = _outside_core(raw.users, raw.items, user_minimum, min_item_interactions)
     kept = too_few == _KEPT
     if not kept.any():
         raise InputError(
             f"no user and item of {raw.name} has {user_minimum} and {min_item_interactions} "
             f"interactions with the others ({len(raw.users)} interactions read); lower "
-            f"min_interactions, at least to {_SHORTEST}: leave-one-out takes that many of a user"
+            f"min_interactions, at least to {SHORTEST}: leave-one-out takes that many of a user"
         )
     users, items = raw.users[kept], raw.items[kept]
     timestamps = np.zeros(len(users), np.int64) if raw.timestamps is None else raw.timestamps[kept]
@@ -250,7 +264,7 @@ def build_sequences(
             "dropped": [dataclasses.asdict(gone) for gone in dropped],
             "num_users": len(user_rows),
             "num_items": len(item_rows),
-            "items_checksum": artifacts.checksum(*_packed(item_ids)),
+            "items_checksum": items_checksum(item_ids),
         },
     )
 
@@ -286,6 +300,15 @@ def _numbers_by_appearance(rows: np.ndarray, num_rows: int) -> tuple[np.ndarray,
     numbers = np.zeros(num_rows, np.int32)
     numbers[item_rows] = np.arange(1, len(item_rows) + 1)
     return numbers, item_rows
+
+
+def items_checksum(item_ids: Sequence[str]) -> str:
+    """By which a Semantic-ID table tells whether it was made for these items.
+
+    Args:
+      item_ids: raw ids by item number, the first is "".
+    """
+    return artifacts.checksum(*_packed(item_ids))
 
 
 def _packed(strings: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
