@@ -394,15 +394,15 @@ class Campaign:
         logs = _lines(*(json.dumps({"step": n, "loss": 1.0}) for n in range(4)))
         item = st.integers() | st.floats() | st.text(max_size=3) | st.none() | st.integers(1, 9)
         any_text = st.text(st.characters(exclude_categories=()), max_size=4)
-        user = st.none() | st.lists(any_text, max_size=3)
-        histories = st.lists(st.lists(item, max_size=6) | st.lists(st.integers(1, 36)), max_size=3)
+        history = st.lists(item, max_size=6) | st.lists(st.integers(1, 36))
+        pairs = st.lists(st.tuples(any_text, history), max_size=3)
         return {
             **texts,
             **artefacts,
             "metrics.jsonl": (
                 hostile(logs), self._file("metrics.jsonl", lambda path: train._cut_log(path, 2)),
             ),
-            "histories": (st.tuples(user, histories, st.integers(-1, 40)), self._recommend),
+            "histories": (st.tuples(pairs, st.booleans(), st.integers(-1, 40)), self._recommend),
         }  # fmt: skip
 
     def run(self, name: str, examples: int, **options) -> None:
@@ -497,7 +497,9 @@ class Campaign:
                 raise
 
     def _recommend(self, request):
-        users, histories, num_results = request
+        pairs, with_users, num_results = request
+        users = [user for user, _ in pairs] if with_users else None
+        histories = [history for _, history in pairs]
         return self.recommender.recommend(users, histories, num_results, exclude_history=True)
 
 

@@ -53,3 +53,9 @@ def test_user_tokens_are_in_their_block_and_spread_over_it():
     counts = np.bincount(tokens - PAPER.first_user_token, minlength=2000)
     # 10 expected in each: the chi-square statistic of 1,999 degrees of freedom, 5 deviations wide.
     assert abs(((counts - 10) ** 2 / 10).sum() - 1999) < 5 * np.sqrt(2 * 1999)
+
+
+def test_users_whose_ids_are_no_unicode_have_tokens_too():
+    """As Python has bytes of a command line that are not UTF-8."""
+    broken = b"caf\xe9".decode("utf-8", "surrogateescape")
+    assert fnv1a(broken) != fnv1a("caf")

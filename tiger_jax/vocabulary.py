@@ -76,9 +76,9 @@ def fnv1a(text: str) -> int:
     """FNV-1a hash, 32 bits, of the UTF-8 bytes.
 
     Python's own `hash` differs from run to run; this one is a few integer operations that any
-    framework can repeat.
+    framework can repeat. Text that is no Unicode, as a command line may give it, has one too.
     """
     value = FNV_OFFSET
-    for byte in text.encode():
+    for byte in text.encode("utf-8", "surrogatepass"):
         value = ((value ^ byte) * FNV_PRIME) & 0xFFFFFFFF
     return value
