@@ -23,13 +23,14 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tiger_jax import artifacts, checkpoints, prepare, train
+from tiger_jax import artifacts, checkpoints, prepare
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, own_data, reviews
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.recommender import Recommender
+from tiger_jax.run_log import RunLog
 from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary
@@ -230,7 +231,10 @@ def _limits(dtype: np.dtype) -> tuple[int, int]:
 
 def _header_of(members: dict[str, bytes]) -> bytes:
     header = _loaded(members["header.npy"]).tobytes()
-    return header if header.startswith(b"{") else b'{"kind": "sequences"}'
+    try:
+        return header if json.loads(header) else b'{"kind": "sequences"}'
+    except (ValueError, RecursionError):
+        return b'{"kind": "sequences"}'
 
 
 # --- Readers ---
@@ -400,7 +404,7 @@ class Campaign:
             **texts,
             **artefacts,
             "metrics.jsonl": (
-                hostile(logs), self._file("metrics.jsonl", lambda path: train._cut_log(path, 2)),
+                hostile(logs), self._file("metrics.jsonl", lambda path: RunLog(path.parent, 2)),
             ),
             "histories": (st.tuples(pairs, st.booleans(), st.integers(-1, 40)), self._recommend),
         }  # fmt: skip
@@ -521,8 +525,9 @@ def main() -> None:
             except Exception as error:
                 failed.append(name)
                 print(f"{name}: BROKEN {type(error).__name__}: {str(error)[:300]}")
-                for note in getattr(error, "__notes__", []):
-                    print(f"    {note[:600]}")
+                for each in getattr(error, "exceptions", [error]):
+                    notes = " ".join(getattr(each, "__notes__", []))
+                    print(f"    {type(each).__name__}: {str(each)[:200]} {notes[:600]}")
             seconds = time.process_time() - started
             print(f"{name}: {dict(campaign.outcomes[name])}, {seconds:.0f} s", flush=True)
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
