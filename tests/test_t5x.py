@@ -260,21 +260,22 @@ def test_two_processes_train_like_one(trained, folder, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    processes = [
-        subprocess.Popen(
-            [
-                *training("t5x.train", tmp_path, folder, TRAIN_STEPS=4),
-                *("--multiprocess_gpu", f"--coordinator_address=localhost:{port}"),
-                *("--process_count=2", f"--process_index={index}"),
-            ],
-            cwd=ROOT, env=environment(1), stderr=subprocess.PIPE, text=True,
-        )
-        for index in range(2)
-    ]  # fmt: skip
-    logs = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], logs[0][-3000:]
-    assert losses(logs[0]) == pytest.approx(losses(trained[1]), rel=1e-4)
-    assert checkpoints.steps(tmp_path) == [0, 4]
+    logs = [tmp_path / f"process{index}.log" for index in range(2)]
+    processes = []
+    for index, log in enumerate(logs):
+        arguments = [
+            *training("t5x.train", tmp_path / "run", folder, TRAIN_STEPS=4),
+            *("--multiprocess_gpu", f"--coordinator_address=localhost:{port}"),
+            *("--process_count=2", f"--process_index={index}"),
+        ]
+        # To files: a pipe that nobody reads would stop one of the two, and so both.
+        with open(log, "w") as file:
+            processes.append(
+                subprocess.Popen(arguments, cwd=ROOT, env=environment(1), stderr=file)
+            )
+    assert [process.wait() for process in processes] == [0, 0], logs[0].read_text()[-3000:]
+    assert losses(logs[0].read_text()) == pytest.approx(losses(trained[1]), rel=1e-4)
+    assert checkpoints.steps(tmp_path / "run") == [0, 4]
 
 
 HEADS = {**EIGHT, "partitioning.PjitPartitioner.model_parallel_submesh": (1, 1, 1, 4)}
