@@ -270,9 +270,7 @@ def test_two_processes_train_like_one(trained, folder, tmp_path):
         ]
         # To files: a pipe that nobody reads would stop one of the two, and so both.
         with open(log, "w") as file:
-            processes.append(
-                subprocess.Popen(arguments, cwd=ROOT, env=environment(1), stderr=file)
-            )
+            processes.append(subprocess.Popen(arguments, cwd=ROOT, env=environment(1), stderr=file))
     assert [process.wait() for process in processes] == [0, 0], logs[0].read_text()[-3000:]
     assert losses(logs[0].read_text()) == pytest.approx(losses(trained[1]), rel=1e-4)
     assert checkpoints.steps(tmp_path / "run") == [0, 4]
