@@ -9,8 +9,11 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case ${1:-} in
-  "") size=() ;;
-  --tiny) size=(--gin.TRAIN_STEPS=20 --gin.EVAL_PERIOD=20 --gin.NUM_EPOCHS=20 "--gin.FOLDER='work/quickstart_tiny'") ;;
+  "") size=() folder=work/quickstart ;;
+  --tiny)
+    folder=work/quickstart_tiny
+    size=(--gin.TRAIN_STEPS=20 --gin.EVAL_PERIOD=20 --gin.NUM_EPOCHS=20 "--gin.FOLDER='$folder'")
+    ;;
   *)
     echo "error: unknown option $1; the only one is --tiny" >&2
     exit 2
@@ -32,4 +35,6 @@ verb prepare
 verb make_ids
 verb train
 verb recommend
+echo "--- pages to look at; eval adds one" >&2
+find "$folder" -name report.html >&2
 verb eval --json

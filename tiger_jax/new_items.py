@@ -4,6 +4,7 @@ A prepared folder and one of its tables grow together: metadata, embeddings, ite
 """
 
 import contextlib
+import json
 import pathlib
 import shutil
 from collections.abc import Collection, Iterator
@@ -18,6 +19,7 @@ from tiger_jax.data.reviews import metadata_row
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer
+from tiger_jax.semantic_ids.journal import METRICS
 from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import MADE_BY, SemanticIdTable
 
@@ -31,7 +33,8 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
     Their texts are embedded by the folder's own encoder. Items join items.jsonl, the embeddings
     and sequences.npz behind the old ones; the table becomes a new version, in which every old ID
     stays as it was, and the old version is kept as semantic_ids.v<version>.npz. A model trained
-    with an earlier version goes on with the newest one. All files change together or not at all.
+    with an earlier version goes on with the newest one. report.html shows the new version. All
+    files change together or not at all.
 
     Items that another table of the folder has been given already get their IDs in this one.
 
@@ -90,6 +93,9 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
         report.write(page, grown, health, (), rows, embeddings_NE)
         version = table.header.get("version", 1)
         table.save(staging / path.with_suffix(f".v{version}.npz").relative_to(home))
+        page = staging / path.relative_to(home).with_name("report.html")
+        health = {**grown.health(), "explained_variance": None}
+        report.write(page, grown, health, _history(path.parent), rows, embeddings_NE)
     print(
         f"{path}: {len(codes_ML):,} new items, {grown.num_items:,} in all, version "
         f"{grown.header['version']}"
@@ -138,6 +144,13 @@ def _read_items(
     if not rows:
         raise InputError(f"{path}: holds no items; give a JSON object a line")
     return rows
+
+
+def _history(ids_folder: pathlib.Path) -> list[dict]:
+    """Health while the scheme was trained; nothing where that is not known."""
+    path = ids_folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]
 
 
 def _encode(joining: list[dict], rows: list[dict], source: dict) -> np.ndarray:

@@ -41,7 +41,8 @@ def write(
     header = table.header
     page = Page(
         f"Semantic IDs: {header['scheme']} on {header['dataset']}",
-        f"Made from {short_name(header['encoder'])} embeddings, seed {header['seed']}",
+        f"Made from {short_name(header['encoder'])} embeddings, seed {header['seed']}; version "
+        f"{header.get('version', 1)} of the table",
     )
     variance = health["explained_variance"]
     page.facts(
@@ -84,46 +85,43 @@ def _add_use(page: Page, codes_NL: np.ndarray, codebook_sizes: Sequence[int]) ->
                 f"{used / size:.0%}",
                 f"{entropy:.2f} of {np.log2(size):.2f}",
                 f"{counts[0]:,}",
-                f"{np.median(counts):g}",
+                f"{np.median(counts):,g}",
             )
         )
-        curves[f"level {level + 1}"] = (np.arange(1, size + 1), counts)
+        # Beside even use, so that levels of any size can be compared.
+        curves[f"level {level + 1}"] = (np.arange(1, size + 1) / size, counts * size / len(code_N))
     page.table(
         ("level", "codes in use", "share", "entropy in bits", "items, most", "items, median"),
         rows,
         "Codes by level; the entropy is highest where all codes are used alike",
     )
+    alt = "Curves: items of each code beside even use, by level; "
+    alt += ", ".join(f"level {row[0]} uses {row[1]} codes" for row in rows)
+    spread = pictures.lines(
+        curves, "share of the codes, most used first", "items, 1 for even use", alt, from_zero=True
+    )
+    page.pictures(
+        (spread, "How evenly items spread over a level's codes"), *_collisions_picture(codes_NL)
+    )
+
+
+def _collisions_picture(codes_NL: np.ndarray) -> list[tuple]:
+    """How many items share their codes, with a caption; nothing where no two items do."""
     buckets = inspection.bucket_sizes(codes_NL)
     shared = {size: number for size, number in buckets.items() if size > 1}
-    shown = [
+    if not shared:
+        return []
+    sizes = np.arange(2, max(shared) + 1)
+    alt = "Columns: collisions by size; "
+    alt += ", ".join(f"{number:,} tuples of {size} items" for size, number in [*shared.items()][:8])
+    heights = [shared.get(size, 0) for size in sizes.tolist()]
+    picture = pictures.columns(sizes, heights, "items with equal codes", "tuples of codes", alt)
+    return [
         (
-            pictures.lines(
-                curves,
-                "code, the most used first",
-                "items",
-                "Curves: items of each code by level; "
-                + ", ".join(f"level {row[0]} uses {row[1]} codes" for row in rows),
-                from_zero=True,
-            ),
-            "How many items each code has",
+            picture,
+            f"Collisions by size; {buckets.get(1, 0):,} items share their codes with no other",
         )
     ]
-    if shared:
-        sizes = np.arange(2, max(shared) + 1)
-        shown.append(
-            (
-                pictures.columns(
-                    sizes,
-                    [shared.get(size, 0) for size in sizes.tolist()],
-                    "items with equal codes",
-                    "tuples of codes",
-                    "Columns: collisions by size; "
-                    + ", ".join(f"{n:,} tuples of {k} items" for k, n in list(shared.items())[:8]),
-                ),
-                f"Collisions by size; {buckets.get(1, 0):,} items share their codes with no other",
-            )
-        )
-    page.pictures(*shown)
 
 
 def _add_training(page: Page, history: Sequence[Mapping[str, Any]]) -> None:

@@ -40,7 +40,7 @@ thead th { vertical-align: bottom; }
 th:first-child, td:first-child { padding-left: 0; }
 thead th { color: var(--soft); font-weight: 600; }
 td.number, th.number { text-align: right; }
-td:first-child { min-width: 5rem; }
+td:first-child:not(.number) { min-width: 5rem; }
 tr.marked { background: var(--mark); font-weight: 600; }
 .pictures { display: grid; gap: 1rem 2rem; align-items: end; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
