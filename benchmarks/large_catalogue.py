@@ -21,6 +21,13 @@ import optax
 from tiger_jax import artifacts, command_line
 from tiger_jax.semantic_ids import schemes
 
+# TIGER section 4.
+_NETWORK = {
+    "hidden_sizes": (512, 256, 128),
+    "latent_size": 32,
+    "codebook_sizes": (256, 256, 256),
+}
+
 _EXAMPLES = """
 python -m benchmarks.large_catalogue --path=work/large.npy --num_items=100000 --json
 """
@@ -60,9 +67,7 @@ def benchmark(
             codes = schemes.rqvae(
                 embeddings_NE,
                 seed,
-                hidden_sizes=(512, 256, 128),
-                latent_size=32,
-                codebook_sizes=(256, 256, 256),
+                **_NETWORK,
                 beta=0.25,
                 optimizer=optax.adamw(1e-3),
                 batch_size=1024,

@@ -155,6 +155,17 @@ def test_known_item_scheme_blind_to_content_and_foreign_embeddings_change_nothin
     assert contents(folder) == before
 
 
+def test_table_of_another_embedding_model_is_refused(folder, fresh):
+    """The width is the same, the space is not."""
+    embeddings_NE, header = content.load_embeddings(folder)
+    header.pop("checksum")
+    content.save_embeddings(folder, embeddings_NE[:, ::-1].copy(), header)
+    before = contents(folder)
+    with pytest.raises(InputError, match=r"made from other embeddings \(tfidf\)"):
+        add_items(str(folder), "residual", fresh)
+    assert contents(folder) == before
+
+
 def test_own_embeddings_are_taken_row_by_row(folder, fresh, tmp_path):
     embeddings_NE, _ = content.load_embeddings(folder)
     np.save(tmp_path / "own.npy", embeddings_NE[[30, 20, 10]])

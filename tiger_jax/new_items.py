@@ -58,7 +58,7 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
     embeddings_NE, source = content.load_embeddings(folder)
     rows = content.load_items(folder)
     path = home / "ids" / ids / _TABLE
-    table, frozen = _load_frozen(path, sequences)
+    table, frozen = _load_frozen(path, sequences, embeddings_NE)
     given = _read_items(pathlib.Path(add), sequences, table.num_items, rows[0].keys())
     # Items that the folder has, as it grew with another table, only need an ID.
     unknown = [i for i, row in enumerate(given) if row["item_id"] not in sequences.item_number]
@@ -103,8 +103,10 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
     return {"added": len(codes_ML), **grown.health(), **grown.header}
 
 
-def _load_frozen(path: pathlib.Path, sequences: Sequences) -> tuple[SemanticIdTable, Quantizer]:
-    """The table and what made it; InputError unless its items are the folder's first ones."""
+def _load_frozen(
+    path: pathlib.Path, sequences: Sequences, embeddings_NE: np.ndarray
+) -> tuple[SemanticIdTable, Quantizer]:
+    """The table and what made it; InputError unless of the folder's first items and embeddings."""
     table = SemanticIdTable.load(path)
     if table.header.get("items_checksum") != sequences.items_checksum(table.num_items):
         raise InputError(
@@ -114,6 +116,12 @@ def _load_frozen(path: pathlib.Path, sequences: Sequences) -> tuple[SemanticIdTa
         raise InputError(
             f"{path}: the scheme {table.header.get('scheme')} has no codes for new items, as its "
             f"codes do not come from their content; make all IDs again with {MADE_BY}"
+        )
+    own_NE = embeddings_NE[: table.num_items]
+    if table.header["embeddings_checksum"] != artifacts.checksum(own_NE):
+        raise InputError(
+            f"{path}: made from other embeddings ({table.header['encoder']}) than the folder now "
+            f"holds, so new items would get foreign codes; make all IDs again with {MADE_BY}"
         )
     quantizer_path = path.with_name(quantizer.FILE)
     return table, Quantizer.load(quantizer_path, table.header["parameters_checksum"])
