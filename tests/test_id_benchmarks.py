@@ -58,3 +58,8 @@ def test_section_of_the_results_has_a_line_a_dataset_and_card(tmp_path, monkeypa
     assert page.startswith("# Results\n\nBefore.\n")
     assert page.count(id_health.START) == page.count(line) == 1
     assert "first" not in page
+
+
+def test_page_of_results_shows_the_recorded_health():
+    recorded = json.loads(id_health.RESULTS.read_text())
+    assert id_health.section(recorded["rows"]) in id_health.PAGE.read_text()
