@@ -21,6 +21,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tiger_jax import artifacts
+
 # Kills of each verb; a longer campaign: TIGER_KILLS=200 bash launch/test.sh tests/test_kill.py
 KILLS = int(os.environ.get("TIGER_KILLS", 8))
 
@@ -116,6 +118,15 @@ def tree(folder):
     return [np.asarray(leaf).tobytes() for leaf in leaves]
 
 
+def checksums(path):
+    """Orbax's files bear times and random names: what counts is that each is as it was saved."""
+    saved = json.loads(path.read_text())
+    for part, files in saved.items():
+        for name, checksum in files.items():
+            assert artifacts.file_checksum(path.parent / part / name) == checksum
+    return sorted(saved)
+
+
 READERS = {
     ".npz": arrays,
     ".npy": lambda path: np.load(path).tobytes(),
@@ -132,7 +143,8 @@ def contents(folder):
     for path in folder.rglob("*"):
         inside_tree = any(up in whole for up in path.parents)
         if path.is_file() and not inside_tree and not hidden(path.relative_to(folder)):
-            whole[path] = READERS[path.suffix](path) if path.suffix in READERS else None
+            read = checksums if path.name == "checksums.json" else READERS.get(path.suffix)
+            whole[path] = read(path) if read else None
     return {str(path.relative_to(folder)): said for path, said in whole.items()}
 
 

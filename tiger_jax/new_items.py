@@ -88,9 +88,6 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
             },
         )
         grown.save(staging / path.relative_to(home))
-        health = grown.health() | {"explained_variance": None}
-        page = staging / path.with_name("report.html").relative_to(home)
-        report.write(page, grown, health, (), rows, embeddings_NE)
         version = table.header.get("version", 1)
         table.save(staging / path.with_suffix(f".v{version}.npz").relative_to(home))
         page = staging / path.relative_to(home).with_name("report.html")
