@@ -86,8 +86,12 @@ def _add_shapes(page: Page, sequences: Sequences) -> None:
                 f"Histogram: sequences have {lengths.min()} to {lengths.max()} items, "
                 f"half of the users at most {np.median(lengths):g}",
             ),
-            f"How many users have how many items; the last column holds all from "
-            f"{shown[-1]} to {lengths.max()}",
+            "How many users have how many items"
+            + (
+                f"; the last column holds all from {_LONGEST_SHOWN} to {lengths.max()}"
+                if lengths.max() > _LONGEST_SHOWN
+                else ""
+            ),
         ),
         (
             pictures.lines(
