@@ -1,6 +1,6 @@
 """TFDS builders: the sequences of `prepare` as TensorFlow datasets, and the items behind them.
 
-    tfds build tiger_jax/data/amazon_reviews.py --config=beauty --manual_dir=DIR
+    tfds build amazon_reviews_2014/beauty --imports=tiger_jax.data.amazon_reviews --manual_dir=DIR
 
 DIR/beauty holds raw files of any form that `prepare` reads; without it the original files are
 downloaded. Those of 2014 come without published checksums: TFDS records what it found.
@@ -136,9 +136,13 @@ def metadata(dataset: str, data_dir: str | None = None) -> dict:
     Raises:
       InputError: it is not built.
     """
-    builder = tfds.builder(dataset, data_dir=data_dir)
-    if not pathlib.Path(builder.data_dir, "dataset_info.json").exists():
-        raise InputError(f"{builder.data_dir}: not built; run tfds build (docs/t5x.md)")
+    try:
+        builder = tfds.builder(dataset, data_dir=data_dir)
+        built = pathlib.Path(builder.data_dir, "dataset_info.json").exists()
+    except tfds.core.DatasetNotFoundError:
+        built = False
+    if not built:
+        raise InputError(f"TFDS dataset {dataset}: not built; run tfds build (docs/t5x.md)")
     return builder.info.metadata
 
 

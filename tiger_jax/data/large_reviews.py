@@ -1,6 +1,6 @@
 """The sequences of `prepare` as a Beam pipeline, for interactions beyond one machine's memory.
 
-    tfds build tiger_jax/data/large_reviews.py --manual_dir=DIR --beam_pipeline_options=runner=...
+    tfds build large_reviews --imports=tiger_jax.data.large_reviews --manual_dir=DIR
 
 DIR holds *.json.gz files of JSON lines with reviewerID, asin and unixReviewTime, read in the
 order of their names. Only the items must fit into one worker's memory, to be numbered.
