@@ -103,6 +103,9 @@ def test_batches_and_lengths_change_nothing():
 
     check_equal(whole.recommend(USERS, ragged(), 4), expected)
     check_equal(whole.recommend(USERS, ragged(), 3), expected.top(3))
+    unknown = whole.recommend([*USERS[:10], None], ragged(), 4)
+    nobody = whole.recommend(None, ragged()[10:], 4)
+    check_equal(RankedItems(unknown.item_numbers[10:], unknown.scores[10:]), nobody)
     for row in (0, 1, 10):
         alone = whole.recommend([USERS[row]], [ragged()[row]], 4)
         check_equal(alone, RankedItems(expected.item_numbers[[row]], expected.scores[[row]]))

@@ -23,6 +23,7 @@ from tiger_jax.semantic_ids.filters import Filters, Restriction
 from tiger_jax.semantic_ids.invalid_ids import match_prefixes, without_invalid_ids
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.semantic_ids.trie import Trie
+from tiger_jax.vocabulary import PAD
 
 SEARCHES = ("constrained", "free", "free_filtered", "prefix_match")
 
@@ -191,7 +192,7 @@ class Recommender:
 
     def recommend(
         self,
-        users: Sequence[str] | None,
+        users: Sequence[str | None] | None,
         histories: Sequence[Sequence[int]],
         num_results: int,
         exclude_history: bool = False,
@@ -202,7 +203,7 @@ class Recommender:
         """The best items to follow each history, scored by log p(item) in nats.
 
         Args:
-          users: raw ids; None leaves the user token out.
+          users: raw ids; None, for all or for one, leaves the user token out.
           histories: item numbers, oldest first, of any lengths; an empty one is answered too.
           num_results: R, length of the lists; slots are unused where there are no more items, or
             where a free search with `max_beams` finds no more.
@@ -254,7 +255,7 @@ class Recommender:
 
     def recommend_raw(
         self,
-        users: Sequence[str] | None,
+        users: Sequence[str | None] | None,
         histories: Sequence[Sequence[str]],
         num_results: int = 10,
         exclude_history: bool = True,
@@ -281,7 +282,7 @@ class Recommender:
 
     def encoder_tokens(
         self,
-        users: Sequence[str] | None,
+        users: Sequence[str | None] | None,
         histories: Sequence[Sequence[int]],
         capacity: int | None = None,
     ) -> np.ndarray:
@@ -300,7 +301,10 @@ class Recommender:
         tokens_BS = self._tokens_NI[items_BH].reshape(len(histories), -1)
         if users is None or not self.model.vocabulary.num_user_tokens:
             return tokens_BS
-        return np.column_stack([self.model.vocabulary.user_tokens(users), tokens_BS])
+        user_tokens_B = self.model.vocabulary.user_tokens([user or "" for user in users])
+        # Attention is relative, so that padding in front is no token at all.
+        user_tokens_B[[user is None for user in users]] = PAD
+        return np.column_stack([user_tokens_B, tokens_BS])
 
     def _ranked(self, requests: Requests, rows: np.ndarray, num_beams: int) -> RankedItems:
         """All that one search with `num_beams` finds for some of the requests, [rows, num_beams].

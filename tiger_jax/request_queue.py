@@ -33,7 +33,7 @@ class Question:
     @property
     def kind(self) -> tuple:
         """Questions of one kind are answered together."""
-        return self.user is None, self.exclude_history, self.temperature, self.seed
+        return self.exclude_history, self.temperature, self.seed
 
 
 class Batcher:
@@ -119,7 +119,7 @@ class Batcher:
         first = questions[0]
         try:
             answers = self.recommender.recommend_raw(
-                None if first.user is None else [question.user for question in questions],
+                [question.user for question in questions],
                 [question.history for question in questions],
                 self._num_results,
                 first.exclude_history,

@@ -38,7 +38,7 @@ class Requests:
     """A history, and what else matters, of each of B users.
 
     Attributes:
-      users: raw ids; None leaves the user token out.
+      users: raw ids; None, for all or for one, leaves the user token out.
       histories: item numbers, oldest first, of any lengths.
       filter_B: int32; number of the filter of each, 0 for none.
       keys_B: random keys, where items are drawn.
@@ -47,7 +47,7 @@ class Requests:
         last; None where all may be got.
     """
 
-    users: Sequence[str] | None
+    users: Sequence[str | None] | None
     histories: Sequence[Sequence[int]]
     filter_B: np.ndarray
     keys_B: jax.Array | None = None
@@ -57,7 +57,7 @@ class Requests:
     @classmethod
     def check(
         cls,
-        users: Sequence[str] | None,
+        users: Sequence[str | None] | None,
         histories: Sequence[Sequence[int]],
         num_items: int,
         filter: str | Sequence[str | None] | None,

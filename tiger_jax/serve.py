@@ -109,8 +109,7 @@ class Service:
         for count in (1, 8, recommender.batch_size):
             for length in sorted({-(-recommender.max_history // part) for part in (1, 2, 4)}):
                 histories = [[1] * length] * count
-                for users in (None, ["someone"] * count):
-                    recommender.recommend(users, histories, recommender.num_beams, True)
+                recommender.recommend([None] * count, histories, recommender.num_beams, True)
 
     def _with_filters(self, recommender: Recommender) -> Recommender:
         if not self._filters_file:
