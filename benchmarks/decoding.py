@@ -149,12 +149,10 @@ def _ratios(
 ) -> dict:
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     ours = medians["tiger_jax"]
-    # Of the pairs of a round: a burst of other work falls on both.
-    pairs = zip(seconds["tiger_jax"], seconds["unconstrained"], strict=True)
-    overheads = sorted(with_it / without - 1 for with_it, without in pairs)
+    overheads = sorted(1 / value - 1 for value in _paired(seconds, "unconstrained"))
 
     def ratio(name):
-        return medians[name] / ours if name in medians else None
+        return statistics.median(_paired(seconds, name)) if name in seconds else None
 
     return {
         "ratio_vs_t5x": ratio("t5x"),
@@ -162,17 +160,23 @@ def _ratios(
         "ratio_vs_hf": ratio("hf"),
         "users_per_s": num_users / ours,
         "users_per_s_of_all": {name: num_users / value for name, value in medians.items()},
-        "constraint_overhead": statistics.median(overheads),
         "cpu_ratios": {
             name: statistics.median(times) / statistics.median(cpu_seconds["tiger_jax"])
             for name, times in cpu_seconds.items()
         },
+        "constraint_overhead": statistics.median(overheads),
         "constraint_overhead_quartiles": [
             overheads[len(overheads) // 4],
             overheads[-1 - len(overheads) // 4],
         ],
         "seconds": seconds,
     }
+
+
+def _paired(seconds: dict[str, list[float]], name: str) -> list[float]:
+    """Time of a contestant over this search's in the same round: other work falls on both."""
+    pairs = zip(seconds[name], seconds["tiger_jax"], strict=False)
+    return [theirs / ours for theirs, ours in pairs]
 
 
 def paper_model(dtype: str) -> TigerModel:

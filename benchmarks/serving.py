@@ -82,9 +82,9 @@ def benchmark(
 def _prepare(folder: pathlib.Path, num_items: int, seed: int) -> tuple[Sequences, SemanticIdTable]:
     """A prepared folder with one run."""
     item_ids = ("", *(f"item {number}" for number in range(1, num_items + 1)))
-    empty, offsets = np.zeros(0, np.int32), np.zeros(1, np.int64)
+    offsets = np.array([0, 3], np.int64)
     header = {"items_checksum": "", "metadata_checksum": "", "dataset": "generated"}
-    sequences = Sequences((), item_ids, empty, offsets, header)
+    sequences = Sequences(("u",), item_ids, np.arange(1, 4, dtype=np.int32), offsets, header)
     header["items_checksum"] = sequences.items_checksum(num_items)
     sequences.save(folder / SEQUENCES)
     codes_NL = catalogue(num_items, seed)[1:, :3]

@@ -42,3 +42,27 @@ def test_every_module_is_on_the_map():
     on_the_map = set(re.findall(r"^  (\w+\.py) ", README, re.MULTILINE))
     modules = {path.name for path in (ROOT / "tiger_jax").glob("*.py")} - {"__init__.py"}
     assert on_the_map == modules
+
+
+def test_tables_of_the_search_are_those_of_the_recorded_benchmark():
+    page = (ROOT / "docs" / "decoding.md").read_text()
+    result = json.loads((ROOT / "results" / "decoding_cpu.json").read_text())
+    for shape, entry in result["by_shape"].items():
+        users, beams = shape.split("x")
+        cells = (
+            entry["ratio_vs_t5x"],
+            entry["cpu_ratios"]["t5x"],
+            entry["ratio_vs_t5x_with_eos"],
+            entry["ratio_vs_hf"],
+            entry["cpu_ratios"]["hf"],
+        )
+        row = " | ".join(f"{cell:.1f}" for cell in cells)
+        assert f"| {users} users x {beams} beams | {row} |" in page
+    for size, entry in result["by_size"].items():
+        static = entry["static"]
+        row = (
+            f"| {int(size):,} items | {entry['cpu_ratios']['unconstrained']:.3f} |"
+            f" {entry['index_bytes_per_item']:.2f} | {static['index_bytes_per_item']:.1f} |"
+            f" {entry['build_cpu_s']:.3f} | {static['build_cpu_s']:.2f} |"
+        )
+        assert row in page
