@@ -200,12 +200,12 @@ def train(
             metadata["seconds"],
             steps_per_s,
         )
-        report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
         progress.write(_summary(step, train_losses, validation))
         checkpoints.save(
             run_folder / "checkpoints", step, host_state.params, host_state.opt_state, metadata
         )
         checkpoints.keep(run_folder / "checkpoints", {step, best["step"]})
+        report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
     progress.close()
     if writes:
         print(
