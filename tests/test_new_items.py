@@ -201,7 +201,7 @@ def test_killed_while_files_change_places_is_finished_by_the_next_call(
     replace, calls = pathlib.Path.replace, []
 
     def killed(self, target):
-        if ".new_items" in str(self):
+        if ".new.complete" in str(self):
             calls.append(self)
             if len(calls) > moved:
                 raise KeyboardInterrupt

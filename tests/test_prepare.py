@@ -1,7 +1,9 @@
 """The verb `prepare`: files, counts, what it computes again, command line, cards."""
 
+import errno
 import gzip
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -79,30 +81,58 @@ def test_embeddings_are_computed_again_only_for_other_texts_or_encoders(tmp_path
     content.load_embeddings(tmp_path)
 
 
-def test_a_run_cut_short_is_never_taken_for_a_whole_one(tmp_path, monkeypatch):
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("step", ["save_items", "save_embeddings", "save", "replace"])
+def test_a_run_cut_short_leaves_the_old_folder_or_the_new_one(tmp_path, monkeypatch, step):
     """Interrupted before any of its writes, over a folder of other data."""
-    steps = [(content, "save_items"), (content, "save_embeddings"), (Sequences, "save")]
-    for owner, name in steps:
-        folder = tmp_path / name
-        synthetic(folder)
+    owners = {"save": Sequences, "replace": pathlib.Path}
+    synthetic(tmp_path)
+    before = contents(tmp_path)
 
-        def interrupt(*_args, **_kwargs):
-            raise KeyboardInterrupt
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                synthetic(folder, seed=1)
-        if name == "save_items":
-            # Nothing was written yet: the old folder is whole.
-            content.load_embeddings(folder)
-            content.load_items(folder)
-            continue
-        with pytest.raises(artifacts.InputError, match=r"python -m tiger_jax\.prepare"):
-            content.load_items(folder)
-        synthetic(folder, seed=1)
-        content.load_embeddings(folder)
-        content.load_items(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(owners.get(step, content), step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            synthetic(tmp_path, seed=1)
+    if step != "replace":
+        assert contents(tmp_path) == before
+    synthetic(tmp_path, seed=1)
+    synthetic(tmp_path / "fresh", seed=1)
+    fresh = contents(tmp_path / "fresh")
+    assert contents(tmp_path) == fresh
+    assert fresh != before
+
+
+@pytest.mark.parametrize("file", range(5))
+def test_a_full_disk_is_one_line_and_leaves_the_old_folder_as_it_was(
+    tmp_path, monkeypatch, capsys, file
+):
+    """The disk is full at the end of any of the files."""
+    arguments = ["prepare", "--source=synthetic", f"--folder={tmp_path}", "--min_interactions=3"]
+    arguments += ["--synthetic_users=200", "--synthetic_items=60", "--width=16"]
+    prepare.main(arguments)
+    before, calls, fsync = contents(tmp_path), [], os.fsync
+
+    def full(handle):
+        calls.append(handle)
+        if len(calls) > file:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        prepare.main([*arguments, "--seed=1"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.count("\n") == 1
+    assert "No space left on device" in error
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(

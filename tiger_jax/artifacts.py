@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import tempfile
 import zipfile
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 
 _HEADER = "header"
+# Folders of `all_together`: still being written; complete.
+_STAGING, _COMPLETE = ".new", ".new.complete"
 
 
 class InputError(ValueError):
@@ -79,6 +82,37 @@ def _locked_temporary(path: pathlib.Path) -> tuple[int, pathlib.Path]:
     finally:
         os.close(folder)
     return handle, pathlib.Path(name)
+
+
+@contextlib.contextmanager
+def all_together(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a folder for new versions of files of `folder`, which take their places together.
+
+    The one moment that counts is the renaming of that folder: killed before it, nothing has
+    happened; killed behind it, `finish_together` does the rest.
+    """
+    folder = pathlib.Path(folder)
+    finish_together(folder)
+    staging = folder / _STAGING
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    staging.rename(folder / _COMPLETE)
+    finish_together(folder)
+
+
+def finish_together(folder: str | os.PathLike) -> None:
+    """Moves files that are all there, but not yet all in their places."""
+    complete = pathlib.Path(folder, _COMPLETE)
+    if not complete.is_dir():
+        return
+    for path in sorted(complete.rglob("*")):
+        if path.is_file():
+            path.replace(pathlib.Path(folder, path.relative_to(complete)))
+    shutil.rmtree(complete)
 
 
 def save_arrays(path: str | os.PathLike, kind: str, header: dict, **arrays: np.ndarray) -> None:

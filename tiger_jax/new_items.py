@@ -3,11 +3,9 @@
 A prepared folder and one of its tables grow together: metadata, embeddings, item numbers, IDs.
 """
 
-import contextlib
 import json
 import pathlib
-import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,6 @@ from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import MADE_BY, SemanticIdTable
 
 _TABLE = "semantic_ids.npz"
-_STAGING, _COMPLETE = ".new_items", ".new_items.complete"
 
 
 def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str, Any]:
@@ -53,7 +50,7 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
         embeddings of another encoder, or more items with equal codes than can be told apart.
     """
     home = pathlib.Path(folder)
-    _finish(home)
+    artifacts.finish_together(home)
     sequences = Sequences.load(home / SEQUENCES)
     embeddings_NE, source = content.load_embeddings(folder)
     rows = content.load_items(folder)
@@ -73,7 +70,7 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
     rows = [*rows, *joining]
     codes_ML = frozen.codes(embeddings_NE[table.num_items :])
 
-    with _all_together(home) as staging:
+    with artifacts.all_together(home) as staging:
         metadata_checksum = content.save_items(staging, rows)
         item_ids = [row["item_id"] for row in joining]
         sequences = sequences.with_items(item_ids, metadata_checksum)
@@ -179,32 +176,3 @@ def _grown(source: dict, sequences_header: dict, rows: list[dict]) -> dict:
         texts = [content.sentence(row, source["text_fields"], source["template"]) for row in rows]
         header["texts_checksum"] = artifacts.checksum(*texts)
     return header
-
-
-@contextlib.contextmanager
-def _all_together(home: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a folder for new versions of files of `home`, which take their places together.
-
-    The one moment that counts is the renaming of that folder: killed before it, nothing has
-    happened; killed behind it, `_finish` does the rest.
-    """
-    staging = home / _STAGING
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    staging.rename(home / _COMPLETE)
-    _finish(home)
-
-
-def _finish(home: pathlib.Path) -> None:
-    """Moves files that are all there, but not yet all in their places."""
-    complete = home / _COMPLETE
-    if not complete.is_dir():
-        return
-    for path in sorted(complete.rglob("*")):
-        if path.is_file():
-            path.replace(home / path.relative_to(complete))
-    shutil.rmtree(complete)

@@ -4,7 +4,6 @@ It makes no Semantic IDs; that is `make_ids`.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -126,23 +125,22 @@ def prepare(
 
     made_from, encode = _encoding(encoder, raw, prepared, texts, width, seed)
     made_from |= {"encoder": encoder, "text_fields": list(fields), "template": template}
+    artifacts.finish_together(folder)
     embeddings_NE = content.earlier_embeddings(folder, made_from)
     if embeddings_NE is None:
         print(f"encoding {len(rows):,} items with {encoder} ...", flush=True)
         embeddings_NE = encode()
 
-    # Sequences come last: as long as they are the old ones, the checksums in their header tell
-    # that the other files are not.
-    header = prepared.header | {
-        "source": str(source),
-        "metadata_checksum": content.save_items(folder, rows),
-        **artifacts.provenance(),
-    }
-    content.save_embeddings(folder, embeddings_NE, header | made_from)
-    path = pathlib.Path(folder) / sequences.SEQUENCES
-    dataclasses.replace(prepared, header=header).save(path)
     result["embedding_width"] = embeddings_NE.shape[1]
-    report.write(folder, result, prepared, texts)
+    with artifacts.all_together(folder) as staging:
+        header = prepared.header | {
+            "source": str(source),
+            "metadata_checksum": content.save_items(staging, rows),
+            **artifacts.provenance(),
+        }
+        content.save_embeddings(staging, embeddings_NE, header | made_from)
+        dataclasses.replace(prepared, header=header).save(staging / sequences.SEQUENCES)
+        report.write(staging, result, prepared, texts)
     print(f"wrote {folder}: embeddings [{embeddings_NE.shape[0]:,}, {embeddings_NE.shape[1]}]")
     return result
 
