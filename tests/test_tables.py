@@ -148,6 +148,14 @@ def test_a_missing_column_lists_those_there_are(tmp_path):
         table.require("user_id", "--user_column")
 
 
+def test_column_names_with_line_breaks_are_shown_in_one_line(tmp_path):
+    """Found by a fuzzer: a quotation mark without its partner makes such names."""
+    table = open_table(write(tmp_path / "t.csv", 'ui,"t,\na",\r\nb,c,d\n'))
+    with pytest.raises(InputError, match="no column 'u'; it has ui, t, a,") as caught:
+        table.require("u", "--user_column")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_names_tell_tables_from_folders():
     assert is_table("shop/orders.csv")
     assert is_table("orders.JSONL.gz")

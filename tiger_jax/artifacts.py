@@ -27,8 +27,11 @@ _STAGING, _COMPLETE = ".new", ".new.complete"
 class InputError(ValueError):
     """A fault in what the user gave: one line that says what is wrong, where, and what to do.
 
-    The command line prints it and exits with code 2.
+    The command line prints it and exits with code 2. Line breaks in what it quotes become blanks.
     """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 @contextlib.contextmanager

@@ -107,7 +107,8 @@ def read_raw(folder: str | pathlib.Path) -> RawData:
         return read_mcauley(reviews[0], meta[0])
     raise InputError(
         f"{folder}: must hold sequences.txt.gz and items.jsonl.gz, or one reviews_*.json.gz and "
-        f"one meta_*.json.gz; found {len(reviews)} and {len(meta)} of the latter two"
+        f"one meta_*.json.gz; found {len(reviews)} and {len(meta)} of the latter two; "
+        "a table of your own is given itself, not its folder"
     )
 
 
