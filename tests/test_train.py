@@ -150,6 +150,12 @@ def test_a_resumed_run_ends_in_the_same_bits(folder):
     train.train(**settings(folder, "halves", num_steps=4))
     train.train(**settings(folder, "halves"))
     assert_same_run(folder / "runs" / "whole", folder / "runs" / "halves")
+    # As if killed while it cleared up at its end: the next start does it.
+    leftover = folder / "runs" / "halves" / "checkpoints" / ".checkpoint_4.deleted"
+    leftover.mkdir()
+    train.train(**settings(folder, "halves"))
+    assert not leftover.exists()
+    assert_same_run(folder / "runs" / "whole", folder / "runs" / "halves")
 
 
 def test_killed_anywhere_it_resumes_to_the_same_bits(folder, tmp_path):

@@ -140,6 +140,9 @@ def train(
         state = _restore(run_folder / "checkpoints", saved_steps[-1], state)
         metadata = checkpoints.load_metadata(run_folder / "checkpoints", saved_steps[-1])
     best, seconds = metadata["best"], metadata["seconds"]
+    if saved_steps and writes:
+        # What a run killed at its last step did not come to.
+        checkpoints.keep(run_folder / "checkpoints", {saved_steps[-1], best["step"]})
     mesh.require_agreement(int(state.step), "checkpoints")
     log = RunLog(run_folder, int(state.step)) if writes else None
     state = mesh.put(state, mesh.state_shardings(devices, model, state))
