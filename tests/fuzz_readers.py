@@ -232,9 +232,10 @@ def _limits(dtype: np.dtype) -> tuple[int, int]:
 def _header_of(members: dict[str, bytes]) -> bytes:
     header = _loaded(members["header.npy"]).tobytes()
     try:
-        return header if json.loads(header) else b'{"kind": "sequences"}'
+        value = json.loads(header)
     except (ValueError, RecursionError):
-        return b'{"kind": "sequences"}'
+        value = None
+    return header if isinstance(value, dict) and value else b'{"kind": "sequences"}'
 
 
 # --- Readers ---
