@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from benchmarks.training import hugging_face_names
+from benchmarks.training import hugging_face_names, peak_memory
 from tiger_jax import artifacts, command_line
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
@@ -44,7 +44,9 @@ def benchmark(
     items: str = "12101,1000000,20000000",
     rounds: int = 20,
     peer_rounds: int = 20,
+    peers: bool = True,
     dtype: str = "float32",
+    unevenness: float = 0.5,
     seed: int = 0,
     output: str = "",
 ) -> dict:
@@ -57,7 +59,9 @@ def benchmark(
       items: sizes of generated catalogues.
       rounds: searches of each contestant.
       peer_rounds: searches of T5X and Hugging Face, which are slow.
+      peers: whether they take part, and STATIC's index is built; they want much memory.
       dtype: what the matrix products of this search are made of; the peers' are float32.
+      unevenness: standard deviation of the logarithms of the codes' frequencies.
       seed: of the catalogue, the parameters and the histories.
       output: a file for the result, besides.
     """
@@ -66,9 +70,9 @@ def benchmark(
     sizes = [int(size) for size in items.split(",")]
     result = {"by_size": {}, "by_shape": {}}
     for number, size in enumerate(sizes):
-        semantic_ids_NI = catalogue(size, seed)
+        semantic_ids_NI = catalogue(size, seed, unevenness)
         trie, index = _index(semantic_ids_NI)
-        index["static"] = _static_index(semantic_ids_NI)
+        index["static"] = _static_index(semantic_ids_NI) if peers else None
         print(f"{size:,} items: {index}")
         shapes = ((64, 20), (2, 70)) if number == 0 else ((64, 20),)
         for num_users, num_beams in shapes:
@@ -78,7 +82,7 @@ def benchmark(
                 "tiger_jax": search,
                 "unconstrained": _ours(model, params, _Anything.over(model), num_beams),
             }
-            if number == 0:
+            if number == 0 and peers:
                 contestants |= _peers(model, params, trie, num_beams)
                 _require_equal_results(model, params, trie, contestants, tokens_BS, num_beams)
             times = race(contestants, tokens_BS, rounds, peer_rounds)
@@ -100,7 +104,9 @@ def benchmark(
         "rounds": rounds,
         "peer_rounds": peer_rounds,
         "dtype": dtype,
+        "unevenness": unevenness,
         "seed": seed,
+        "peak_memory_bytes": peak_memory(),
         "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         **artifacts.provenance(),
     }
@@ -109,12 +115,12 @@ def benchmark(
     return result
 
 
-def catalogue(num_items: int, seed: int) -> np.ndarray:
+def catalogue(num_items: int, seed: int, unevenness: float = 0.5) -> np.ndarray:
     """Semantic IDs [N + 1, 4] in random order: uneven codes, then a collision token."""
     random = np.random.default_rng(seed)
     key_N = np.zeros(num_items, np.int32)
     for size in _SIZES[:3]:
-        shares = np.exp(0.5 * random.normal(size=size))
+        shares = np.exp(unevenness * random.normal(size=size))
         code_N = np.searchsorted(np.cumsum(shares / shares.sum()), random.random(num_items))
         key_N = key_N * size + np.minimum(code_N, size - 1).astype(np.int32)
     key_N.sort()
