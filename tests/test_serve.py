@@ -102,10 +102,10 @@ def test_service_answers_as_the_recommender(client, folder):  # noqa: F811
 
     cases = [
         ({"history": ["B3", "?", "B2"], "user": "ann"}, expected(["ann"], [3, 2])),
-        ({"history": []}, expected([None], [])),
+        ({"history": []}, expected(None, [])),
         (
             {"history": ["B4"], "temperature": 1.5, "seed": 3},
-            expected([None], [4], temperature=1.5, seed=3),
+            expected(None, [4], temperature=1.5, seed=3),
         ),
     ]
     with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:

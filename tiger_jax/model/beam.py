@@ -246,7 +246,9 @@ def _draw(draws: _Draws, log_probs_BMC: jax.Array, sampling: Sampling, level: in
     exists_BMC = jnp.isfinite(log_q_BMC)
     largest_BM1 = jnp.max(noisy_BMC, axis=-1, keepdims=True)
     below_BMC = jnp.where(exists_BMC, noisy_BMC - largest_BM1, 0.0)
-    # log(1 - exp(x)) for x <= 0: -inf for the largest, which takes the prefix's own value.
+    is_largest_BMC = below_BMC == 0
+    below_BMC = jnp.where(is_largest_BMC, -1.0, below_BMC)
+    # log(1 - exp(x)) for x < 0.
     log_complement_BMC = jnp.where(
         below_BMC > -0.7, jnp.log(-jnp.expm1(below_BMC)), jnp.log1p(-jnp.exp(below_BMC))
     )
@@ -255,6 +257,8 @@ def _draw(draws: _Draws, log_probs_BMC: jax.Array, sampling: Sampling, level: in
     perturbed_BMC = (
         own_BM1 - jnp.maximum(excess_BMC, 0.0) - jnp.log1p(jnp.exp(-jnp.abs(excess_BMC)))
     )
+    # The largest takes the prefix's own value.
+    perturbed_BMC = jnp.where(is_largest_BMC, own_BM1, perturbed_BMC)
     return _Draws(log_q_BMC, jnp.where(exists_BMC, perturbed_BMC, -jnp.inf))
 
 
