@@ -123,8 +123,8 @@ def _write(path: str, num_items: int, embed_size: int, seed: int) -> None:
 def _timed(seconds: dict, name: str):
     started = time.perf_counter()
     yield
-    seconds[name] = round(time.perf_counter() - started, 2)
-    print(f"{name}: {seconds[name]} s, {_anonymous_gib():.2f} GiB", flush=True)
+    seconds[name] = time.perf_counter() - started
+    print(f"{name}: {seconds[name]:.2f} s, {_anonymous_gib():.2f} GiB", flush=True)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ CATALOGUE = "catalogue"
 CARD = (
     "--gin_file=gin/experiment/quickstart.gin",
     f"--gin.FOLDER='{CATALOGUE}'",
-    "--gin.TRAIN_STEPS=40",
+    "--gin.TRAIN_STEPS=20",
     "--gin.EVAL_PERIOD=10",
     "--gin.NUM_EPOCHS=30",
     "--gin.CODEBOOK_SIZES=(8, 8, 8)",
@@ -40,6 +40,7 @@ CARD = (
     "--gin.network.NetworkConfig.num_decoder_layers=1",
     "--gin.train.train.batch_size=32",
     "--gin.train.train.eval_users=64",
+    "--gin.train.train.num_groups=2",
 )
 # What a verb makes, removed after it ended so that further kills find it at work again.
 OUTPUTS = {"prepare": "", "make_ids": "ids", "train": "runs", "eval": None}
