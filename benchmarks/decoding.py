@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from benchmarks.training import hugging_face_names, peak_memory
+from benchmarks.training import hugging_face_network, peak_memory
 from tiger_jax import artifacts, command_line
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
@@ -385,33 +385,8 @@ def _t5x(model: TigerModel, params, trie: Trie, num_beams: int, with_eos: bool) 
 def _hugging_face(model: TigerModel, params, trie: Trie, num_beams: int) -> Callable:
     """`generate` with `prefix_allowed_tokens_fn` over a dictionary of prefixes."""
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration
 
-    sizes = model.config
-    network = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=sizes.vocab_size,
-            d_model=sizes.emb_dim,
-            d_kv=sizes.head_dim,
-            d_ff=sizes.mlp_dim,
-            num_layers=sizes.num_encoder_layers,
-            num_decoder_layers=sizes.num_decoder_layers,
-            num_heads=sizes.num_heads,
-            feed_forward_proj="relu",
-            tie_word_embeddings=sizes.logits_via_embedding,
-            decoder_start_token_id=0,
-            pad_token_id=0,
-            eos_token_id=EOS,
-        )
-    )
-    network.load_state_dict(
-        {
-            name: torch.tensor(np.array(value))
-            for name, value in hugging_face_names(jax.device_get(params)).items()
-        },
-        strict=False,
-    )
-    network.tie_weights()
+    network = hugging_face_network(model.config, jax.device_get(params), eos_token_id=EOS)
     network.eval()
     following = {}
     for item in model.vocabulary.tokens(_sorted_ids(trie)).tolist():

@@ -251,33 +251,12 @@ def _t5x_batch(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def hugging_face(model: TigerModel, params, groups, data, seed) -> Contestant:
     """`T5ForConditionalGeneration` in PyTorch with transformers' Adafactor."""
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration
     from transformers.optimization import Adafactor
 
     torch.manual_seed(seed)
-    sizes = model.config
-    network = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=sizes.vocab_size,
-            d_model=sizes.emb_dim,
-            d_kv=sizes.head_dim,
-            d_ff=sizes.mlp_dim,
-            num_layers=sizes.num_encoder_layers,
-            num_decoder_layers=sizes.num_decoder_layers,
-            num_heads=sizes.num_heads,
-            dropout_rate=sizes.dropout_rate,
-            feed_forward_proj="relu",
-            tie_word_embeddings=sizes.logits_via_embedding,
-            decoder_start_token_id=0,
-            pad_token_id=0,
-            use_cache=False,
-        )
+    network = hugging_face_network(
+        model.config, params, dropout_rate=model.config.dropout_rate, use_cache=False
     )
-    network.load_state_dict(
-        {name: torch.tensor(np.array(value)) for name, value in hugging_face_names(params).items()},
-        strict=False,
-    )
-    network.tie_weights()
     optimizer = Adafactor(
         network.parameters(), lr=_LEARNING_RATE, relative_step=False, scale_parameter=True
     )
@@ -304,6 +283,35 @@ def hugging_face(model: TigerModel, params, groups, data, seed) -> Contestant:
             optimizer.step()
 
     return Contestant(loss, run)
+
+
+def hugging_face_network(config: NetworkConfig, params: dict, **options):
+    """Hugging Face's T5 of the same sizes with the same parameters; options are its config's."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    network = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=config.vocab_size,
+            d_model=config.emb_dim,
+            d_kv=config.head_dim,
+            d_ff=config.mlp_dim,
+            num_layers=config.num_encoder_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            num_heads=config.num_heads,
+            feed_forward_proj="relu",
+            tie_word_embeddings=config.logits_via_embedding,
+            decoder_start_token_id=0,
+            pad_token_id=0,
+            **options,
+        )
+    )
+    network.load_state_dict(
+        {name: torch.tensor(np.array(value)) for name, value in hugging_face_names(params).items()},
+        strict=False,
+    )
+    network.tie_weights()
+    return network
 
 
 def hugging_face_names(params: dict) -> dict[str, np.ndarray]:
