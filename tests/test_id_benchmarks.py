@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import large_catalogue
 from benchmarks import rqvae as rqvae_speed
-from launch import id_health
+from launch.experiments import health
 
 ROW = {
     "dataset": "beauty", "card": "lsh", "epochs": None, "items": 1000, "largest_bucket": 3,
@@ -43,23 +43,11 @@ def test_large_catalogue_gives_every_item_an_id(tmp_path, monkeypatch):
     assert result["peak_gib_beyond_the_map"] > 0
 
 
-def test_section_of_the_results_has_a_line_a_dataset_and_card(tmp_path, monkeypatch):
+def test_section_of_the_results_has_a_line_a_dataset_and_card():
     rows = [
         ROW | {"seed": 0, "unique": 900, "collisions": 100},
         ROW | {"seed": 1, "unique": 920, "collisions": 80, "codebook_usage": [0.9, 0.8]},
     ]
     line = "| beauty | lsh | 2 | 90% 75% | 910 ± 14 of 1,000 | 90 ± 14 | 3 | - |"
-    assert id_health.section(rows).splitlines()[2:] == [line]
-    monkeypatch.setattr(id_health, "PAGE", tmp_path / "results.md")
-    (tmp_path / "results.md").write_text("# Results\n\nBefore.\n")
-    id_health.write_page(rows[:1], "first")
-    id_health.write_page(rows, "second")
-    page = (tmp_path / "results.md").read_text()
-    assert page.startswith("# Results\n\nBefore.\n")
-    assert page.count(id_health.START) == page.count(line) == 1
-    assert "first" not in page
-
-
-def test_page_of_results_shows_the_recorded_health():
-    recorded = json.loads(id_health.RESULTS.read_text())
-    assert id_health.section(recorded["rows"]) in id_health.PAGE.read_text()
+    assert health.table(rows).splitlines()[2:] == [line]
+    assert line in health.section({"command": "a command", "rows": rows})

@@ -1,0 +1,67 @@
+"""The paper's tables and figures, and ours beside them, one experiment each.
+
+`python -m launch.reproduce NAME` runs one, writes OUT/NAME_DATASET_BUDGET.json and makes the page
+of results again from all such files. To add an experiment, write a module here with an `Experiment`
+and put it into `EXPERIMENTS` below, where the paper has it:
+
+    from launch.experiments.experiment import Experiment
+    from launch.experiments.scores import scores_table
+    from launch.experiments.setting import Setting
+
+    def run(setting: Setting) -> dict:            # one dataset; the result goes into the file
+        ids = setting.ids("lsh")                  # IDs by gin/ids/lsh.gin, made if not there
+        return {"rows": {"LSH": setting.tiger(ids)}}    # trained and evaluated, a run a seed
+
+    def show(results: list[dict]) -> str:         # all files of this name -> Markdown
+        return scores_table(results, paper="table2")
+
+    EXPERIMENT = Experiment(
+        name="table2", title="Table 2: ways of making IDs", datasets=("beauty", "sports", "toys"),
+        cost="1 training a dataset and seed", run=run, show=show,
+    )
+
+`run` gets a `Setting` (launch/experiments/setting.py): the dataset's name, the budget, the seeds,
+and helpers that make what is missing and take what is there, so that experiments share it and a
+killed one goes on where it was:
+
+    setting.dataset, setting.budget.name, setting.seeds         "beauty", "cpu", (0, 1, 2)
+    setting.folder                     the prepared folder (prepared if it is not there)
+    setting.sequences                  its Sequences
+    setting.ids(card, variant, flags)  name of IDs in it by gin/ids/CARD.gin; "": the budget's own
+    setting.table(ids)                 their table
+    setting.train(ids, variant, flags, seed)   name of a trained run; variant tells it from others
+    setting.evaluate(run)              what `tiger_jax.eval` says of it, as a dictionary
+    setting.tiger(ids, variant, flags) the two together over all seeds: mean scores, intervals
+    setting.verb(module, *flags)       any verb, with the budget's gin card
+    setting.at(dataset)                the same for another dataset
+
+`flags` are those of the verbs: "--gin.TRAIN_STEPS=100", "--num_user_tokens=0". What a result
+depends on besides (seeds, data, tables of IDs used through the helpers, commit, hardware, time) is
+written into the file by the command. An experiment must run at budget toy in seconds: it uses the
+shared runs, and where it needs sizes of its own takes smaller ones if `setting.budget.is_toy`.
+
+`show` gets the files' contents, a list in the order of datasets and budgets; each has "dataset",
+"budget", "seeds", "values" (what `run` returned) and the facts above. It reads nothing else but
+the paper's own numbers (`tiger_jax.paper.numbers()`), and says budget and seeds with every row,
+which `scores_table` does. An experiment with pictures has a third function,
+`draw(results, folder)`, which writes PNG files into the folder `pictures` beside the page, by
+`launch/plots.py`; `show` refers to them as
+`![what is to be seen](pictures/NAME.png)`.
+"""
+
+from launch.experiments import memory, not_yet, table6
+from launch.experiments.experiment import Experiment
+
+EXPERIMENTS: tuple[Experiment, ...] = (
+    *not_yet.TABLES_1_TO_5,
+    table6.EXPERIMENT,
+    *not_yet.TABLES_7_TO_10,
+    *not_yet.OTHERS,
+    memory.EXPERIMENT,
+    *not_yet.OURS,
+)
+
+
+def named(name: str) -> Experiment | None:
+    """The experiment of that name, None where there is none."""
+    return next((found for found in EXPERIMENTS if found.name == name), None)

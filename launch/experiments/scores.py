@@ -1,0 +1,108 @@
+"""Scores of several seeds as one row, and rows as Markdown with the paper's own beside them."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tiger_jax import paper
+
+SCORES = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+
+
+def mean_scores(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Means over seeds of what `metrics.score` says of each.
+
+    Returns:
+      {"recall@5": {"value", "low", "high"}, ...}: low and high are the means of the ends of the
+      runs' 95 % intervals over users; with several seeds also "standard_error", of the mean over
+      them.
+    """
+    means = {}
+    for name in SCORES:
+        cells = [scores[name] for scores in found]
+        means[name] = {
+            part: statistics.fmean(cell[part] for cell in cells)
+            for part in ("value", "low", "high")
+        }
+        if len(cells) > 1:
+            spread = statistics.stdev(cell["value"] for cell in cells)
+            means[name]["standard_error"] = spread / len(cells) ** 0.5
+    return means
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def scores_table(
+    results: Sequence[Mapping[str, Any]],
+    theirs: str = "",
+    names: Mapping[str, str] | None = None,
+    part: str = "scores",
+) -> str:
+    """A table of scores for each dataset: rows of `results`, and the paper's in italics.
+
+    Args:
+      results: recorded results whose values have "rows", {label: what `Setting.tiger` returns, or
+        {"scores": what `metrics.score` returns}}.
+      theirs: table of the paper; its rows are {label: {metric: number}}, of one dataset or, below
+        {dataset: ...}, of several.
+      names: {label of the paper: label of ours} where a row of the paper belongs behind one of
+        ours; other rows of the paper come last.
+      part: which of the two scores is shown, scores or with_history_items.
+    """
+    sections = []
+    for dataset in dict.fromkeys(result["dataset"] for result in results):
+        printed = _printed(theirs, dataset)
+        placed = dict(names or {})
+        rows = []
+        of_dataset = [result for result in results if result["dataset"] == dataset]
+        for label in dict.fromkeys(label for r in of_dataset for label in r["values"]["rows"]):
+            for result in of_dataset:
+                row = result["values"]["rows"].get(label)
+                if row and part in row:
+                    rows.append([label, _size(result, row), *map(_cell, _ordered(row[part]))])
+            for name in [name for name in printed if placed.get(name, name) == label]:
+                rows.append(_paper_row(name, printed.pop(name)))
+        rows += [_paper_row(name, scores) for name, scores in printed.items()]
+        sections.append(
+            f"**{dataset.capitalize()}**\n\n" + markdown(["", "budget", *_HEADER], rows)
+        )
+    return "\n\n".join(sections)
+
+
+_HEADER = [name.replace("recall", "Recall").replace("ndcg", "NDCG") for name in SCORES]
+
+
+def _printed(theirs: str, dataset: str) -> dict[str, dict[str, float]]:
+    """The paper's rows for a dataset; a table without datasets is of Beauty."""
+    if not theirs:
+        return {}
+    rows = paper.numbers()[theirs]["rows"]
+    if dataset in rows:
+        return dict(rows[dataset])
+    return dict(rows) if dataset == "beauty" and "beauty" not in rows else {}
+
+
+def _size(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Budget and seeds of a row; what is not trained has neither."""
+    if "seeds" not in row:
+        return "no training"
+    number = len(row["seeds"])
+    return f"{result['budget']}, {number} seed{'s' if number > 1 else ''}"
+
+
+def _ordered(scores: Mapping[str, Mapping[str, float]]) -> list[Mapping[str, float]]:
+    return [scores[name] for name in SCORES]
+
+
+def _cell(score: Mapping[str, float]) -> str:
+    text = "{value:.4f} ({low:.4f}-{high:.4f})".format(**score)
+    return text + (f" ± {score['standard_error']:.4f}" if "standard_error" in score else "")
+
+
+def _paper_row(name: str, scores: Mapping[str, float]) -> list[str]:
+    cells = [f"*{scores[metric]:.4f}*" if metric in scores else "*not given*" for metric in SCORES]
+    return [f"*{name}*", "*paper*", *cells]

@@ -1,0 +1,248 @@
+"""What an experiment is given to work with: budgets, and helpers that make what is missing."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import jax
+
+import gin
+from launch.experiments.scores import mean_scores
+from tiger_jax import artifacts, eval, make_ids, prepare, train
+from tiger_jax.data import content
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.model.network import NetworkConfig
+from tiger_jax.semantic_ids.table import SemanticIdTable
+from tiger_jax.vocabulary import Vocabulary
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+DATASETS = ("beauty", "sports", "toys")
+
+# What of an evaluation is kept besides the scores.
+_FACTS = ("run", "step", "training", "num_beams", "search", "num_users", "invalid_id_rate")
+_FACTS += ("distinct_items", "users_per_s", "hardware", "commit")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """A size at which all experiments run.
+
+    Attributes:
+      name: toy, cpu or paper.
+      what: what that means, in words.
+      card: gin card of the whole path, by dataset.
+      folder: prepared folder, by dataset.
+      ids: name of the IDs that the card itself makes.
+      ids_flags: for all other IDs; or {card of gin/ids: flags}.
+      small: flags of `prepare`, by dataset; empty where the data are real.
+    """
+
+    name: str
+    what: str
+    card: str
+    folder: str
+    ids: str
+    ids_flags: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    small: Sequence[str] = ()
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether the data are generated."""
+        return bool(self.small)
+
+
+# 120 items need no 256 codes a level, and may leave most of them out.
+_FEW_CODES = dict.fromkeys(
+    ("residual", "hierarchical", "rqvae", "rqvae_adamw"), ("--gin.CODEBOOK_SIZES=(8,8,8)",)
+) | {
+    "lsh": ("--gin.HYPERPLANES=3",),
+    "random": ("--gin.CODEBOOK_SIZES=(8,8,8)",),
+    "vqvae": ("--gin.CODEBOOK_SIZES=(8,8,8,8)",),
+    "rqvae_6x64": ("--gin.CODEBOOK_SIZES=(4,4,4,4,4,4)",),
+    "figure4": ("--gin.CODEBOOK_SIZES=(4,4,8)",),
+}
+
+# The one place that says which cards the experiments run.
+BUDGETS = {
+    budget.name: budget
+    for budget in (
+        Budget(
+            "paper",
+            "the paper's recipe",
+            "gin/experiment/{dataset}_paper_guarded.gin",
+            "work/{dataset}_minilm",
+            "rqvae",
+        ),
+        Budget(
+            "cpu",
+            "real data, as much training as two CPU cores do in minutes",
+            "gin/experiment/{dataset}_cpu.gin",
+            "work/{dataset}_minilm",
+            "rqvae_adamw",
+        ),
+        Budget(
+            "toy",
+            "a generated catalogue of 120 items in place of the dataset, a few training steps",
+            "gin/experiment/reproduce_toy.gin",
+            "work/reproduce_toy/{dataset}",
+            "rqvae_adamw",
+            ids_flags=_FEW_CODES,
+            small=("--source=synthetic", "--synthetic_users=200", "--synthetic_items=120"),
+        ),
+    )
+}
+
+
+class Setting:
+    """One dataset at one budget: what is there is taken, what is missing is made.
+
+    Attributes:
+      dataset: beauty, sports or toys.
+      budget: see `BUDGETS`.
+      seeds: of the models; Semantic IDs are made with seed 0, once for all of them.
+      tables: {name of IDs: checksum of their table}, those used so far.
+    """
+
+    def __init__(self, dataset: str, budget: Budget, seeds: Sequence[int]):
+        self.dataset, self.budget, self.seeds = dataset, budget, tuple(seeds)
+        self.card = budget.card.format(dataset=dataset)
+        self.tables: dict[str, str] = {}
+
+    def at(self, dataset: str) -> "Setting":
+        """The same for another dataset."""
+        return Setting(dataset, self.budget, self.seeds)
+
+    @functools.cached_property
+    def folder(self) -> pathlib.Path:
+        """The prepared folder."""
+        folder = self.planned_folder
+        if not (folder / SEQUENCES).is_file():
+            flags = [f"--folder={folder}", *self.budget.small]
+            if self.budget.is_toy:
+                # Three catalogues that differ.
+                flags.append(f"--seed={DATASETS.index(self.dataset)}")
+            self.verb(prepare, *flags)
+        return folder
+
+    @property
+    def planned_folder(self) -> pathlib.Path:
+        """Where the prepared folder is or will be."""
+        return pathlib.Path(self.budget.folder.format(dataset=self.dataset))
+
+    @functools.cached_property
+    def sequences(self) -> Sequences:
+        """The dataset's sequences."""
+        return Sequences.load(self.folder / SEQUENCES)
+
+    def facts(self) -> dict[str, Any]:
+        """What the data are: their checksum, encoder and text fields."""
+        _, source = content.load_embeddings(self.folder)
+        return {
+            "data": artifacts.checksum(self.sequences.checksum(), source["checksum"]),
+            "encoder": "/".join(pathlib.Path(source["encoder"]).parts[-2:]),
+            "text_fields": source["text_fields"],
+        }
+
+    def verb(self, module: ModuleType, *flags: str) -> None:
+        """Runs a verb with the budget's card; a fault of the input ends the process, as always."""
+        module.main([module.__name__, f"--gin_file={self.card}", *flags])
+        # Each program runs in one verb alone.
+        jax.clear_caches()
+
+    def ids(self, card: str = "", variant: str = "", flags: Sequence[str] = ()) -> str:
+        """Name of Semantic IDs in the folder.
+
+        Args:
+          card: a file of gin/ids; empty for what the budget's own card makes.
+          variant: tells these IDs from others by the same card.
+          flags: of make_ids.
+        """
+        name = "_".join(part for part in (card or self.budget.ids, variant) if part)
+        path = self.folder / "ids" / name / "semantic_ids.npz"
+        if not path.is_file():
+            if card and card != self.budget.ids:
+                flags = (
+                    f"--gin_file=gin/ids/{card}.gin",
+                    *self.budget.ids_flags.get(card, ()),
+                    *flags,
+                )
+            if self.budget.is_toy:
+                flags = (*flags, "--min_codebook_usage=0")
+            self.verb(make_ids, f"--folder={self.folder}", *flags, f"--ids={name}", "--seed=0")
+        self.tables[name] = SemanticIdTable.load(path).checksum()
+        return name
+
+    def table(self, ids: str) -> SemanticIdTable:
+        """The table of IDs of the folder."""
+        return SemanticIdTable.load(self.folder / "ids" / ids / "semantic_ids.npz")
+
+    def train(
+        self, ids: str = "", variant: str = "", flags: Sequence[str] = (), seed: int = 0
+    ) -> str:
+        """Name of a trained run in the folder: BUDGET-IDS-VARIANT-SEED.
+
+        Args:
+          ids: name of IDs in the folder; empty for the budget's own.
+          variant: tells this run from others with the same IDs.
+          flags: of train.
+          seed: of the model.
+        """
+        ids = ids or self.ids()
+        run = "-".join(part for part in (self.budget.name, ids, variant, str(seed)) if part)
+        flags = [f"--ids={ids}", f"--seed={seed}", *self._embedding_rows(ids), *flags]
+        # Says that a run is over, which its checkpoints alone do not.
+        finished = self.folder / "runs" / run / "finished.json"
+        trained = {"flags": flags, "table": self.table(ids).checksum()}
+        if not finished.is_file() or artifacts.load_json(finished, "launch.reproduce") != trained:
+            self.verb(train, f"--folder={self.folder}", f"--run={run}", *flags)
+            artifacts.save_json(finished, trained)
+        return run
+
+    def _embedding_rows(self, ids: str) -> Sequence[str]:
+        """More rows for IDs with more tokens than the card has room for."""
+        rows = self.network().vocab_size
+        num_users = gin.query_parameter("%NUM_USER_TOKENS")
+        needed = Vocabulary(self.table(ids).codebook_sizes, num_users).size
+        return (f"--gin.network.NetworkConfig.vocab_size={needed}",) if needed > rows else ()
+
+    def network(self) -> NetworkConfig:
+        """Sizes of the budget's network."""
+        gin.clear_config()
+        gin.add_config_file_search_path(str(ROOT))
+        gin.parse_config_file(self.card)
+        return gin.query_parameter("%NETWORK").scoped_configurable_fn()
+
+    def evaluate(self, run: str, *flags: str, name: str = "test") -> dict[str, Any]:
+        """What `tiger_jax.eval` says of a run; said once.
+
+        Args:
+          run: name of the run.
+          *flags: of eval.
+          name: of the folder that eval writes with such flags.
+        """
+        path = self.folder / "runs" / run / "eval" / name / "eval.json"
+        if not path.is_file():
+            self.verb(eval, f"--folder={self.folder}", f"--run={run}", *flags)
+        return artifacts.load_json(path, "python -m tiger_jax.eval")
+
+    def tiger(self, ids: str = "", variant: str = "", flags: Sequence[str] = ()) -> dict[str, Any]:
+        """TIGER trained and evaluated with every seed: a row of a table of scores.
+
+        Returns:
+          {"scores", "with_history_items", "seeds", "runs"}: means over the seeds of the scores on
+          the test split without and with the history's items, see `mean_scores`; and for each
+          seed what else the evaluation says.
+        """
+        found = []
+        for seed in self.seeds:
+            run = self.train(ids, variant, flags, seed)
+            found.append(self.evaluate(run))
+        return {
+            "scores": mean_scores([result["without_history_items"] for result in found]),
+            "with_history_items": mean_scores([result["with_history_items"] for result in found]),
+            "seeds": list(self.seeds),
+            "runs": [{name: result[name] for name in _FACTS} for result in found],
+        }

@@ -1,0 +1,179 @@
+"""A table or figure of the paper as one command, ours beside the paper's.
+
+    python -m launch.reproduce table1 --dataset=beauty --budget=cpu --seeds=3
+    python -m launch.reproduce --list
+
+Runs what is missing, goes on where it was cut off, writes OUT/NAME_DATASET_BUDGET.json and makes
+the page of results again from such files: docs/results.md where OUT is results/, else
+OUT/results.md. What OUT holds already is not measured again: remove the file to have it anew.
+"""
+
+import argparse
+import datetime
+import os
+import pathlib
+import sys
+import time
+
+import jax
+
+from launch import results_page
+from launch.experiments import EXPERIMENTS, named
+from launch.experiments.experiment import Experiment
+from launch.experiments.setting import BUDGETS, DATASETS, Budget, Setting
+from tiger_jax import artifacts
+from tiger_jax.artifacts import InputError
+from tiger_jax.data.sequences import SEQUENCES
+
+TOY_OUT = "work/reproduce_toy/results"
+_NEEDS = ("name", "dataset", "budget", "seeds", "values", "data", "tables")
+
+
+def reproduce(
+    name: str,
+    datasets: tuple[str, ...],
+    budget: Budget,
+    num_seeds: int | None,
+    out: pathlib.Path,
+    keep: bool = False,
+) -> None:
+    """Measures one experiment wherever it has not been measured, and writes it down.
+
+    Args:
+      name: of the experiment.
+      datasets: of which to measure it, as far as the paper has it for them; empty for all.
+      budget: how large.
+      num_seeds: seeds 0, 1, ... of each model; None for as many as the experiment wants.
+      out: folder of the results.
+      keep: whether results of other data or IDs stay as they are.
+
+    Raises:
+      InputError: an unknown name, a dataset that the experiment is not for, or a result of other
+        data or IDs.
+    """
+    experiment = _experiment(name)
+    for dataset in datasets or experiment.datasets:
+        if dataset not in experiment.datasets:
+            raise InputError(
+                f"{name}: is for {', '.join(experiment.datasets)}, not for {dataset}; choose one"
+            )
+        setting = Setting(dataset, budget, range(num_seeds or experiment.seeds))
+        path = out / f"{name}_{dataset}_{budget.name}.json"
+        if not (path.is_file() and _is_done(path, setting, keep)):
+            _measure(experiment, setting, path)
+
+
+def _experiment(name: str) -> Experiment:
+    experiment = named(name)
+    if experiment is None:
+        names = ", ".join(known.name for known in EXPERIMENTS)
+        raise InputError(f"{name}: no table or figure of that name; choose from {names}")
+    return experiment
+
+
+def _is_done(path: pathlib.Path, setting: Setting, keep: bool) -> bool:
+    """Whether a file holds what is asked for; InputError where it is of other data or IDs."""
+    found = artifacts.load_json(path, "python -m launch.reproduce", _NEEDS)
+    folder = setting.planned_folder
+    foreign = []
+    if (folder / SEQUENCES).is_file():
+        if found["data"] != setting.facts()["data"]:
+            foreign.append(f"data {found['data']}, but {folder} has {setting.facts()['data']}")
+        for ids, checksum in found["tables"].items():
+            table = folder / "ids" / ids / "semantic_ids.npz"
+            if table.is_file() and setting.table(ids).checksum() != checksum:
+                foreign.append(f"IDs {checksum}, but {table} has {setting.table(ids).checksum()}")
+    if foreign and not keep:
+        raise InputError(
+            f"{path}: made from {foreign[0]}; remove it to measure anew, name another folder with "
+            "--out, or leave it as it is with --keep"
+        )
+    return bool(foreign) or len(found["seeds"]) >= len(setting.seeds)
+
+
+def _measure(experiment: Experiment, setting: Setting, path: pathlib.Path) -> None:
+    started = time.monotonic()
+    values = experiment.run(setting)
+    command = f"python -m launch.reproduce {experiment.name} --dataset={setting.dataset}"
+    command += f" --budget={setting.budget.name} --seeds={len(setting.seeds)}"
+    artifacts.save_json(
+        path,
+        {
+            "name": experiment.name,
+            "dataset": setting.dataset,
+            "budget": setting.budget.name,
+            "card": setting.card,
+            "seeds": list(setting.seeds),
+            "values": values,
+            **setting.facts(),
+            "tables": setting.tables,
+            "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+            "seconds": round(time.monotonic() - started, 1),
+            "command": command,
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            **artifacts.provenance(),
+        },
+    )
+    print(f"wrote {path}")
+
+
+def _out(given: str | None, budget: Budget) -> pathlib.Path:
+    """The folder of the results; what is a toy never stands among those of real data."""
+    if not budget.is_toy:
+        return pathlib.Path(given) if given else results_page.RESULTS
+    out = pathlib.Path(given or TOY_OUT)
+    if out.resolve() == results_page.RESULTS:
+        raise InputError(f"{out}: holds results of real data; give --budget=toy another --out")
+    return out
+
+
+def main(argv=None) -> None:
+    """Command line."""
+    # What one experiment compiles serves the next.
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update(
+            "jax_compilation_cache_dir", str(pathlib.Path("work/jax_cache").resolve())
+        )
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="of tables and figures, see --list"
+    )
+    parser.add_argument("--list", action="store_true", help="the names and what each costs")
+    parser.add_argument(
+        "--dataset", default="", help=f"of {', '.join(DATASETS)}, with commas; all by default"
+    )
+    parser.add_argument("--budget", default="cpu", help=f"{', '.join(BUDGETS)}; cpu by default")
+    parser.add_argument("--seeds", type=int, help="of each model; most experiments want 1")
+    parser.add_argument("--out", help=f"folder of results; results/ by default, {TOY_OUT} for toys")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave results of other data or IDs as they are"
+    )
+    options = parser.parse_args(argv)
+    if options.list:
+        print("\n".join(f"{known.name:<11} {known.cost}" for known in EXPERIMENTS))
+        return
+    try:
+        if not options.names:
+            raise InputError("no NAME given; --list shows them")
+        if options.budget not in BUDGETS:
+            raise InputError(f"--budget={options.budget}: choose one of {', '.join(BUDGETS)}")
+        if options.seeds is not None and options.seeds < 1:
+            raise InputError(f"--seeds={options.seeds}: at least 1")
+        for name in options.names:
+            _experiment(name)
+        budget = BUDGETS[options.budget]
+        out = _out(options.out, budget)
+        datasets = tuple(filter(None, options.dataset.split(",")))
+        for name in options.names:
+            reproduce(name, datasets, budget, options.seeds, out, options.keep)
+            results_page.write(out)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    print(f"see {results_page.page_of(out)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""docs/results.md, made from results/*.json alone.
+
+    python -m launch.results_page
+
+A section for each experiment in the order of the paper, then the health of Semantic IDs.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+
+from launch.experiments import EXPERIMENTS, health
+from launch.experiments.experiment import Experiment
+from launch.experiments.setting import BUDGETS, DATASETS
+from tiger_jax import artifacts
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+PAGE = ROOT / "docs" / "results.md"
+
+_INTRODUCTION = """# Results
+
+Every table and figure of the paper, and what we found. `python -m launch.reproduce NAME` measures
+each and makes this page from the files in `results/`; nothing here is written by hand. Test split,
+all users, full catalogue, item level; the history's items are removed from the lists where nothing
+else is said. Ranges in brackets are 95 % intervals over the users, ± is the standard error of the
+mean over seeds. Rows in *italics* are the paper's own.
+
+Budgets:
+"""
+
+
+def write(results: pathlib.Path = RESULTS, page: pathlib.Path | None = None) -> None:
+    """Makes the page and its pictures.
+
+    Args:
+      results: folder of the recorded results.
+      page: the file to write, the pictures go beside it into pictures/; None: docs/results.md for
+        this checkout's own results, and results.md among them for others.
+    """
+    page = page or page_of(results)
+    for experiment in EXPERIMENTS:
+        recorded = load(experiment, results)
+        if experiment.draw and recorded:
+            pictures = page.parent / "pictures"
+            pictures.mkdir(parents=True, exist_ok=True)
+            experiment.draw(recorded, pictures)
+    with artifacts.atomic_path(page) as temporary:
+        temporary.write_text(text(results, page.parent), encoding="utf-8")
+
+
+def page_of(results: pathlib.Path) -> pathlib.Path:
+    """Where the page of a folder of results is."""
+    return PAGE if results.resolve() == RESULTS else results / "results.md"
+
+
+def text(results: pathlib.Path, folder: pathlib.Path) -> str:
+    """The page as Markdown.
+
+    Args:
+      results: folder of the recorded results.
+      folder: that the page will be in, for links.
+    """
+    where = pathlib.Path(os.path.relpath(results.resolve(), folder.resolve())).as_posix()
+    budgets = "\n".join(f"* {budget.name}: {budget.what};" for budget in BUDGETS.values())
+    sections = [_INTRODUCTION + "\n" + budgets.rstrip(";") + "."]
+    for experiment in EXPERIMENTS:
+        recorded = load(experiment, results)
+        body = experiment.show(recorded) if recorded else "Not measured yet."
+        lines = [_source(experiment, result, where) for result in recorded]
+        sections.append("\n\n".join(filter(None, [f"## {experiment.title}", body, *lines])))
+    recorded = results / "id_health.json"
+    if recorded.is_file():
+        sections.append(health.section(artifacts.load_json(recorded, "launch.id_health")))
+    return "\n\n".join(sections) + "\n"
+
+
+def load(experiment: Experiment, results: pathlib.Path) -> list[dict]:
+    """What is recorded of an experiment, datasets in the paper's order, large budgets first."""
+    paths = (
+        results / f"{experiment.name}_{dataset}_{budget}.json"
+        for dataset in DATASETS
+        for budget in BUDGETS
+    )
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+
+
+def _source(experiment: Experiment, result: dict, where: str) -> str:
+    """What stands below a section: where its numbers come from."""
+    name = f"{experiment.name}_{result['dataset']}_{result['budget']}.json"
+    encoder = result["encoder"] + (
+        f" of {', '.join(result['text_fields'])}" if result["text_fields"] else ""
+    )
+    return (
+        f"<sub>[{name}]({where}/{name}): `{result['command']}`, {result['date']}, commit "
+        f"{result['commit']}; {encoder}; {result['hardware']}, {_duration(result['seconds'])}</sub>"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} minutes"
+
+
+def main(argv=None) -> None:
+    """Command line."""
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args(argv)
+    write()
+
+
+if __name__ == "__main__":
+    main()
