@@ -505,7 +505,7 @@ class Campaign:
         pairs, with_users, num_results = request
         users = [user for user, _ in pairs] if with_users else None
         histories = [history for _, history in pairs]
-        return self.recommender.recommend(users, histories, num_results, exclude_history=True)
+        return self.recommender.recommend(users, histories, num_results)
 
 
 def main() -> None:

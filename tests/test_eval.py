@@ -32,7 +32,8 @@ class StubRecommender:
     step: int = 7
     calls: list = dataclasses.field(default_factory=list)
 
-    def recommend(self, users, histories, num_results):
+    def recommend(self, users, histories, num_results, exclude_history):
+        assert not exclude_history
         self.calls.append((users, histories, num_results))
         lists = []
         for user, history in zip(users, histories, strict=True):
@@ -117,7 +118,7 @@ def test_a_recommender_that_puts_the_target_first_scores_one(folder, recommender
 
 def test_removing_history_items_lifts_what_stands_behind_them(folder, recommender, monkeypatch):
     # The first slot is lost to an invalid ID, and the target follows the history.
-    def recommend(users, histories, num_results):
+    def recommend(users, histories, num_results, exclude_history):
         lists = [
             [0, *history, int(user), *[0] * NUM_ITEMS][:num_results]
             for user, history in zip(users, histories, strict=True)

@@ -101,18 +101,18 @@ def test_batches_and_lengths_change_nothing():
     rows_BM, scores_BM = search(model(), params(), whole.trie, tokens_BS, 4)
     expected = RankedItems(np.asarray(whole.trie.item_numbers(rows_BM)), np.asarray(scores_BM))
 
-    check_equal(whole.recommend(USERS, ragged(), 4), expected)
-    check_equal(whole.recommend(USERS, ragged(), 3), expected.top(3))
-    unknown = whole.recommend([*USERS[:10], None], ragged(), 4)
-    nobody = whole.recommend(None, ragged()[10:], 4)
+    check_equal(whole.recommend(USERS, ragged(), 4, exclude_history=False), expected)
+    check_equal(whole.recommend(USERS, ragged(), 3, exclude_history=False), expected.top(3))
+    unknown = whole.recommend([*USERS[:10], None], ragged(), 4, exclude_history=False)
+    nobody = whole.recommend(None, ragged()[10:], 4, exclude_history=False)
     check_equal(RankedItems(unknown.item_numbers[10:], unknown.scores[10:]), nobody)
     for row in (0, 1, 10):
-        alone = whole.recommend([USERS[row]], [ragged()[row]], 4)
+        alone = whole.recommend([USERS[row]], [ragged()[row]], 4, exclude_history=False)
         check_equal(alone, RankedItems(expected.item_numbers[[row]], expected.scores[[row]]))
 
 
 def test_more_results_than_items_leaves_slots_unused():
-    ranked = recommender().recommend(None, [[1, 2], []], NUM_ITEMS + 3)
+    ranked = recommender().recommend(None, [[1, 2], []], NUM_ITEMS + 3, exclude_history=False)
     for items in ranked.item_numbers:
         assert sorted(items[:NUM_ITEMS]) == list(range(1, NUM_ITEMS + 1))
     assert (ranked.item_numbers[:, NUM_ITEMS:] == 0).all()
@@ -122,9 +122,11 @@ def test_more_results_than_items_leaves_slots_unused():
 
 def test_excluded_history_never_comes_back_and_lists_stay_full():
     """Of whole histories, longer than what the model sees and than the beam."""
-    wide = recommender(num_beams=NUM_ITEMS).recommend(USERS, ragged(), NUM_ITEMS)
+    wide = recommender(num_beams=NUM_ITEMS).recommend(
+        USERS, ragged(), NUM_ITEMS, exclude_history=False
+    )
     wide_excluded = recommender(num_beams=NUM_ITEMS).recommend(USERS, ragged(), NUM_ITEMS, True)
-    narrow = recommender().recommend(USERS, ragged(), 4, exclude_history=True)
+    narrow = recommender().recommend(USERS, ragged(), 4)
     for row, history in enumerate(ragged()):
         expected = [item for item in wide.item_numbers[row] if item not in history]
         assert [item for item in wide_excluded.item_numbers[row] if item] == expected
@@ -149,7 +151,9 @@ def free_reference(normalize, num_beams):
 
 @pytest.mark.parametrize("normalize", ["full", "level"])
 def test_free_search_keeps_the_place_of_an_invalid_id(normalize):
-    found = recommender(normalize, search="free", num_beams=8).recommend(USERS, ragged(), 8)
+    found = recommender(normalize, search="free", num_beams=8).recommend(
+        USERS, ragged(), 8, exclude_history=False
+    )
     check_equal(found, free_reference(normalize, 8))
     assert np.isfinite(found.scores).all()
     assert (found.item_numbers == 0).any()
@@ -159,7 +163,7 @@ def test_free_search_keeps_the_place_of_an_invalid_id(normalize):
 
 def test_free_filtered_widens_the_beam_until_enough_are_valid():
     options = {"search": "free_filtered", "num_beams": 8, "max_beams": 16}
-    found = recommender("level", **options).recommend(USERS, ragged(), 6)
+    found = recommender("level", **options).recommend(USERS, ragged(), 6, exclude_history=False)
     by_width = {width: without_invalid_ids(free_reference("level", width)) for width in (8, 16)}
     widths = set()
     for row in range(len(USERS)):
@@ -205,7 +209,9 @@ def test_prefix_match_by_hand():
 
 def test_prefix_match_fills_the_free_list_and_nothing_else():
     free = free_reference("level", 8)
-    matched = recommender("level", search="prefix_match", num_beams=8).recommend(USERS, ragged(), 8)
+    matched = recommender("level", search="prefix_match", num_beams=8).recommend(
+        USERS, ragged(), 8, exclude_history=False
+    )
     valid = free.item_numbers > 0
     np.testing.assert_array_equal(matched.item_numbers[valid], free.item_numbers[valid])
     assert (matched.item_numbers > 0).sum() > valid.sum()
@@ -220,8 +226,10 @@ def test_a_history_longer_than_deny_lists_never_comes_back_either(monkeypatch):
     monkeypatch.setattr(requests_module, "MOST_DENIED", 4)
     monkeypatch.setattr(recommender_module, "MOST_DENIED", 4)
     history = [3, 1, 4, 1, 5, 9, 2, 6]
-    found = recommender(num_beams=2).recommend(None, [history, [7]], 5, exclude_history=True)
-    wide = recommender(num_beams=NUM_ITEMS).recommend(None, [history, [7]], NUM_ITEMS)
+    found = recommender(num_beams=2).recommend(None, [history, [7]], 5)
+    wide = recommender(num_beams=NUM_ITEMS).recommend(
+        None, [history, [7]], NUM_ITEMS, exclude_history=False
+    )
     for row, seen in enumerate((history, [7])):
         assert found.used[row].all()
         assert not set(found.item_numbers[row]) & set(seen)
@@ -232,7 +240,7 @@ def test_filters_hold_for_each_history():
     """Against a recommender that finds everything, less what the filter leaves out."""
     masks = np.random.default_rng(8).random((2, NUM_ITEMS + 1)) < 0.5
     filtered = recommender(num_beams=NUM_ITEMS).with_filters({"adult": masks[0], "de": masks[1]})
-    everything = filtered.recommend(USERS, ragged(), NUM_ITEMS)
+    everything = filtered.recommend(USERS, ragged(), NUM_ITEMS, exclude_history=False)
     names = [("adult", "de", None)[row % 3] for row in range(len(USERS))]
     found = filtered.recommend(USERS, ragged(), NUM_ITEMS, exclude_history=True, filter=names)
     for row, name in enumerate(names):
@@ -255,8 +263,8 @@ def test_draws_repeat_with_the_seed_and_vary_without():
     check_equal(drawn[0], drawn[1])
     assert (drawn[0].item_numbers != drawn[2].item_numbers).any()
     everything = recommender(num_beams=NUM_ITEMS)
-    drawn = everything.recommend(USERS, ragged(), NUM_ITEMS, temperature=1.0)
-    ranked = everything.recommend(USERS, ragged(), NUM_ITEMS)
+    drawn = everything.recommend(USERS, ragged(), NUM_ITEMS, temperature=1.0, exclude_history=False)
+    ranked = everything.recommend(USERS, ragged(), NUM_ITEMS, exclude_history=False)
     order = np.argsort(-drawn.scores, axis=1, kind="stable")
     np.testing.assert_allclose(np.take_along_axis(drawn.scores, order, 1), ranked.scores, atol=1e-5)
 

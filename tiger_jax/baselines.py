@@ -43,7 +43,7 @@ class Baseline(abc.ABC):
         users: Sequence[str] | None,
         histories: Histories,
         num_results: int,
-        exclude_history: bool = False,
+        exclude_history: bool = True,
     ) -> RankedItems:
         """The best items after each history, [B, R].
 

@@ -155,7 +155,7 @@ def rank_users(
     num_beams: int,
     users_at_once: int,
 ) -> RankedItems:
-    """One list a user, [U, R]: long enough to lose the whole history, if the beam allows.
+    """One list a user, [U, R], history kept: long enough to lose it, if the beam allows.
 
     Users with histories of like length come together: few get a longer list than they need.
     """
@@ -168,7 +168,10 @@ def rank_users(
             rows = order[first : first + users_at_once]
             num_results = min(num_beams, _NUM_RESULTS + len(histories[rows[-1]]))
             ranked = recommend(
-                [users[row] for row in rows], [histories[row] for row in rows], num_results
+                [users[row] for row in rows],
+                [histories[row] for row in rows],
+                num_results,
+                exclude_history=False,
             )
             item_numbers[rows, :num_results] = ranked.item_numbers
             scores[rows, :num_results] = ranked.scores

@@ -195,7 +195,7 @@ class Recommender:
         users: Sequence[str | None] | None,
         histories: Sequence[Sequence[int]],
         num_results: int,
-        exclude_history: bool = False,
+        exclude_history: bool = True,
         filter: str | Sequence[str | None] | None = None,
         temperature: float | Sequence[float] | None = None,
         seed: int = 0,

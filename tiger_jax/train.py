@@ -299,7 +299,9 @@ def _make_validation(
     )
 
     def validate(params):
-        ranked = recommender.with_params(params).recommend(users, histories, num_beams)
+        ranked = recommender.with_params(params).recommend(
+            users, histories, num_beams, exclude_history=False
+        )
         without_history = ranked.without(histories)
         losses, losses_without_encoder = validation_losses(params)
         return {
