@@ -6,25 +6,30 @@
 An RQ-VAE (or another scheme with a quantizer.npz) is trained on one machine, on a sample; what
 grows with the catalogue runs here: rows are embedded (`--embed`, else read from the folder's
 embeddings) and given codes shard by shard, items with equal codes meet in one group, and there the
-collision tokens are counted. The result is the table that `make_ids` writes, ID for ID. Flags of
-Beam follow behind; without any it runs in this process.
+collision tokens are counted. The result is the table that `make_ids` writes, ID for ID.
 """
 
-import argparse
 import json
 import pathlib
+import shlex
 from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from tiger_jax import command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.semantic_ids import quantizer
 from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import SemanticIdTable
+
+_EXAMPLES = """
+python -m launch.ids_on_beam --folder=work/beauty --ids=rqvae --output=work/beauty/ids/beam
+python -m launch.ids_on_beam --folder=/mnt/beauty --ids=rqvae --output=/mnt/ids --beam_options="--runner=FlinkRunner --flink_master=host:8081"
+"""  # noqa: E501
 
 
 class ShardCodes(beam.DoFn):
@@ -82,15 +87,15 @@ def semantic_ids(
         yield item_number, (*codes, token)
 
 
-def run(
+def ids_on_beam(
     folder: str,
     ids: str,
     output: str,
     embed: bool = False,
     shard_items: int = 1024,
-    beam_options: Iterable[str] = (),
-) -> SemanticIdTable:
-    """Runs the pipeline and writes output/semantic_ids.npz beside its shards.
+    beam_options: str = "--runner=FnApiRunner",
+) -> dict:
+    """Runs the pipeline and writes OUTPUT/semantic_ids.npz beside its shards.
 
     Args:
       folder: prepared folder.
@@ -98,10 +103,15 @@ def run(
       output: folder to write.
       embed: whether the items' texts are embedded again.
       shard_items: items of a shard.
-      beam_options: flags of Beam, such as --runner.
+      beam_options: flags of Beam, such as --runner; as it is, all runs in this process.
     """
     num_items = Sequences.load(pathlib.Path(folder, SEQUENCES)).num_items
     made = SemanticIdTable.load(pathlib.Path(folder, "ids", ids, "semantic_ids.npz"))
+    if made.header.get("balanced"):
+        raise InputError(
+            f"{ids}: IDs whose last codes were shared out (balance), which takes all items at once;"
+            " make them without"
+        )
     collision_size = made.codebook_sizes[-1] if made.header["has_collision_token"] else None
     shards = [
         (first, min(first + shard_items, num_items)) for first in range(0, num_items, shard_items)
@@ -110,7 +120,7 @@ def run(
     target.mkdir(parents=True, exist_ok=True)
     for old in target.glob("shard-*"):
         old.unlink()
-    with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
+    with beam.Pipeline(options=PipelineOptions(shlex.split(beam_options))) as pipeline:
         _ = (
             pipeline
             | "shards" >> beam.Create(shards)
@@ -128,21 +138,13 @@ def run(
             semantic_ids_NI[item_number] = semantic_id
     table = SemanticIdTable(semantic_ids_NI, made.codebook_sizes, made.header)
     table.save(target / "semantic_ids.npz")
-    return table
+    print(f"{output}: {table.num_items:,} items")
+    return {"num_items": table.num_items, **table.header}
 
 
 def main(argv=None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folder", required=True, help="prepared folder")
-    parser.add_argument("--ids", required=True, help="name of IDs in it whose quantiser is used")
-    parser.add_argument("--output", required=True, help="folder to write")
-    parser.add_argument("--embed", action="store_true", help="embed the items' texts again")
-    options, beam_options = parser.parse_known_args(argv)
-    table = run(
-        options.folder, options.ids, options.output, options.embed, beam_options=beam_options
-    )
-    print(f"{options.output}: {table.num_items:,} items")
+    """Runs the pipeline from the command line."""
+    command_line.run(ids_on_beam, argv, examples=_EXAMPLES)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,19 @@ def folder(tmp_path_factory):
 def test_pipeline_equals_make_ids(folder, tmp_path, embed):
     made = SemanticIdTable.load(folder / "ids" / "mine" / "semantic_ids.npz")
     assert made.health()["collisions"] > 30
-    ids_on_beam.run(str(folder), "mine", str(tmp_path), embed=embed, shard_items=7)
+    ids_on_beam.ids_on_beam(str(folder), "mine", str(tmp_path), embed=embed, shard_items=7)
     table = SemanticIdTable.load(tmp_path / "semantic_ids.npz")
     np.testing.assert_array_equal(table.semantic_ids_NI, made.semantic_ids_NI)
+
+
+def test_bad_input_is_one_line(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        ids_on_beam.main(
+            ["ids_on_beam", f"--folder={folder}", "--ids=other", f"--output={tmp_path}"]
+        )
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "semantic_ids.npz: no such file" in line
 
 
 def test_items_beyond_the_tokens_and_without_tokens_are_refused():
