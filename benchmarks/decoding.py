@@ -76,7 +76,7 @@ def benchmark(
         print(f"{size:,} items: {index}")
         shapes = ((64, 20), (2, 70)) if number == 0 else ((64, 20),)
         for num_users, num_beams in shapes:
-            tokens_BS = _histories(model, semantic_ids_NI, num_users, seed)
+            tokens_BS = histories(model, semantic_ids_NI, num_users, seed)
             search = _ours(model, params, trie, num_beams)
             contestants = {
                 "tiger_jax": search,
@@ -203,7 +203,7 @@ def paper_model(dtype: str) -> TigerModel:
     return TigerModel(config, vocabulary)
 
 
-def _histories(model: TigerModel, semantic_ids_NI: np.ndarray, num_users: int, seed: int):
+def histories(model: TigerModel, semantic_ids_NI: np.ndarray, num_users: int, seed: int):
     """A user token and 20 items each, int32 [B, S]."""
     random = np.random.default_rng(seed + 1)
     items_BH = random.integers(1, len(semantic_ids_NI), (num_users, _NUM_INPUTS // 4))

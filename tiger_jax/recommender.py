@@ -5,6 +5,7 @@ what a list is worth, `metrics.py` says.
 """
 
 import copy
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import RankedItems
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
-from tiger_jax.requests import MOST_DENIED, Answer, Requests
+from tiger_jax.requests import MOST_DENIED, Answer, ItemPrior, Requests
 from tiger_jax.semantic_ids.filters import Filters, Restriction
 from tiger_jax.semantic_ids.invalid_ids import match_prefixes, without_invalid_ids
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -199,6 +200,7 @@ class Recommender:
         filter: str | Sequence[str | None] | None = None,
         temperature: float | Sequence[float] | None = None,
         seed: int = 0,
+        prior: ItemPrior | None = None,
     ) -> RankedItems:
         """The best items to follow each history, scored by log p(item) in nats.
 
@@ -213,10 +215,13 @@ class Recommender:
           temperature: draws items without replacement instead of taking the best, in the order
             of the draws (`beam.Sampling`); one number, or one for each part of an ID.
           seed: of the draws; those of a history depend on its place in `histories` too.
+          prior: another distribution over items for each history; lists and scores are then those
+            of (1 - weight) p_model(item) + weight p_prior(item) (`model/prior.py`).
 
         Raises:
           InputError: a number in a history is no item, users and histories differ in number, a
-            filter is unknown, a temperature is not above 0, or the lists are too long.
+            filter is unknown, a temperature is not above 0, the prior is no distribution, or the
+            lists are too long.
         """
         if not 1 <= num_results <= self.max_beams:
             raise InputError(f"num_results is {num_results}; ask for 1 to {self.max_beams}")
@@ -225,11 +230,16 @@ class Recommender:
         )
         if temperature is not None:
             requests = requests.drawn(temperature, self.table.id_length, seed)
+        if prior is not None:
+            prior = prior.checked(len(histories), self.table.num_items)
+            requests = dataclasses.replace(requests, prior=prior)
         if self.search == "constrained":
             if exclude_history:
                 requests = requests.without_histories(self._row_of_item_N)
-        elif requests.filter_B.any() or temperature is not None:
-            raise InputError("filters and temperatures are for the constrained search alone")
+        elif requests.filter_B.any() or temperature is not None or prior is not None:
+            raise InputError(
+                "filters, temperatures and priors are for the constrained search alone"
+            )
         shape = (len(histories), num_results)
         item_numbers_BR = np.zeros(shape, np.int32)
         scores_BR = np.full(shape, -np.inf, np.float32)
@@ -348,8 +358,10 @@ class Recommender:
             denied_BDI = np.where(is_denied, ids_BDI, -1)
         filters = self._filters if batch.filter_B.any() else None
         restriction = Restriction(filters, batch.filter_B if filters else None, denied_BDI)
+        prior = None if batch.prior is None else batch.prior.by_ids(self.table.semantic_ids_NI)
+        options = restriction, batch.sampling, prior
         return _constrained_items(
-            self.model, self.params, self.trie, tokens_BS, num_beams, restriction, batch.sampling
+            self.model, self.params, self.trie, tokens_BS, num_beams, *options
         )
 
     def _read(self, found_BMX: np.ndarray, scores_BM: np.ndarray) -> RankedItems:
@@ -364,10 +376,10 @@ class Recommender:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "num_beams"))
-def _constrained_items(model, params, trie, tokens_BS, num_beams, restriction, sampling):
+def _constrained_items(model, params, trie, tokens_BS, num_beams, restriction, sampling, prior):
     """Item numbers and scores, [B, M] each."""
     rows_BM, scores_BM = beam.constrained_search(
-        model, params, trie, tokens_BS, num_beams, None, restriction, sampling
+        model, params, trie, tokens_BS, num_beams, None, restriction, sampling, prior
     )
     return trie.item_numbers(rows_BM), scores_BM
 

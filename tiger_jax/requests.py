@@ -12,10 +12,14 @@ import numpy as np
 from tiger_jax.artifacts import InputError
 from tiger_jax.metrics import flat_histories
 from tiger_jax.model.beam import Sampling
+from tiger_jax.model.prior import Prior
 
 # Lengths of deny lists that a search is compiled for.
 _DENIED = (32, 256, 1024)
 MOST_DENIED = _DENIED[-1]
+
+# Of a sum of probabilities in float32.
+_ROUNDING = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,71 @@ class Answer:
 
 
 @dataclasses.dataclass(frozen=True)
+class ItemPrior:
+    """What else is believed of the next item of each of B users, beside a model: p_prior(item).
+
+    Any recommender that scores by probability gives one: its `item_numbers` and `scores`.
+
+    Attributes:
+      item_numbers_BQ: integers, in any order; 0 in unused places. Q is a shape that a search is
+        compiled for.
+      probabilities_BQ: of each, at least 0; other items have none. What they lack of a sum of one,
+        nobody gets.
+      weight: between 0, the model alone, and 1, the prior alone; one number, or one for each user.
+    """
+
+    item_numbers_BQ: np.ndarray
+    probabilities_BQ: np.ndarray
+    weight: float | np.ndarray
+
+    def checked(self, num_users: int, num_items: int) -> "ItemPrior":
+        """The same as arrays, with a weight for each user and 0 in unused places.
+
+        Raises:
+          InputError: shapes, item numbers, probabilities or weights do not fit.
+        """
+        items_BQ = np.asarray(self.item_numbers_BQ)
+        values_BQ = np.asarray(self.probabilities_BQ, np.float32)
+        weights = np.asarray(self.weight, np.float32)
+        if items_BQ.ndim != 2 or len(items_BQ) != num_users or values_BQ.shape != items_BQ.shape:
+            raise InputError(
+                f"the prior has item numbers {items_BQ.shape} and probabilities {values_BQ.shape};"
+                f" give both for each of the {num_users} histories, [{num_users}, Q]"
+            )
+        is_item = items_BQ.dtype.kind in "iu" and ((items_BQ >= 0) & (items_BQ <= num_items)).all()
+        if not is_item:
+            raise InputError(
+                f"the prior holds item numbers that are no items; items are 1 to {num_items},"
+                " and 0 stands in unused places"
+            )
+        values_BQ = np.where(items_BQ > 0, values_BQ, 0)
+        is_fit = np.isfinite(values_BQ).all() and (values_BQ >= 0).all()
+        if not is_fit or values_BQ.sum(axis=1).max(initial=0) > 1 + _ROUNDING:
+            raise InputError(
+                "the prior's probabilities must be at least 0, and sum to at most 1 for each user;"
+                " scores of another kind have to be turned into probabilities first"
+            )
+        if weights.shape not in ((), (num_users,)) or not ((weights >= 0) & (weights <= 1)).all():
+            raise InputError(
+                f"the prior's weight is {self.weight}; give a number from 0 to 1, or one for each"
+                f" of the {num_users} histories"
+            )
+        return ItemPrior(
+            items_BQ.astype(np.int32), values_BQ, np.broadcast_to(weights, (num_users,))
+        )
+
+    def rows(self, rows: np.ndarray) -> "ItemPrior":
+        """Those of some users, of a checked one."""
+        return ItemPrior(self.item_numbers_BQ[rows], self.probabilities_BQ[rows], self.weight[rows])
+
+    def by_ids(self, semantic_ids_NI: np.ndarray) -> Prior:
+        """What a search wants of a checked one."""
+        ids_BQI = semantic_ids_NI[self.item_numbers_BQ]
+        ids_BQI = np.where(self.item_numbers_BQ[..., None] > 0, ids_BQI, -1)
+        return Prior(ids_BQI, self.probabilities_BQ, self.weight)
+
+
+@dataclasses.dataclass(frozen=True)
 class Requests:
     """A history, and what else matters, of each of B users.
 
@@ -45,6 +114,7 @@ class Requests:
       temperatures_I: of the draws, float32; None where the best items are taken.
       denied_BD: int32; the trie's rows of items that a user may not get, ascending, -1 behind the
         last; None where all may be got.
+      prior: a checked one; None for the model alone.
     """
 
     users: Sequence[str | None] | None
@@ -53,6 +123,7 @@ class Requests:
     keys_B: jax.Array | None = None
     temperatures_I: np.ndarray | None = None
     denied_BD: np.ndarray | None = None
+    prior: ItemPrior | None = None
 
     @classmethod
     def check(
@@ -137,6 +208,7 @@ class Requests:
             taken(self.keys_B),
             self.temperatures_I,
             taken(self.denied_BD),
+            None if self.prior is None else self.prior.rows(rows),
         )
 
     @property

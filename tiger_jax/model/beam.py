@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from tiger_jax.model.model import TigerModel
+from tiger_jax.model.prior import Prior
 from tiger_jax.semantic_ids.filters import Restriction, without_closed
 from tiger_jax.semantic_ids.trie import Trie
 from tiger_jax.vocabulary import PAD
@@ -44,6 +45,7 @@ def constrained_search(
     normalize: str | None = None,
     restriction: Restriction | None = None,
     sampling: Sampling | None = None,
+    prior: Prior | None = None,
     top_k: Callable = jax.lax.top_k,
 ) -> tuple[jax.Array, jax.Array]:
     """The items that a beam over the valid prefixes finds, best first.
@@ -62,6 +64,7 @@ def constrained_search(
         otherwise than training does. Where None, what the model was trained with.
       restriction: what is left out of the catalogue; the rest is found as if it were all.
       sampling: draws items instead of taking the best.
+      prior: another distribution over items; the beam follows, and the scores are, the mixture's.
       top_k: another way to do what `jax.lax.top_k` does, for readers of exported programs that
         do not know it.
 
@@ -73,6 +76,7 @@ def constrained_search(
     normalize = normalize or model.normalize
     restriction = restriction or Restriction()
     closed_edges = restriction.closed_edges(trie)
+    prior_edges = None if prior is None else prior.along(trie, restriction, normalize == "valid")
     source = _apply(model, params, encoder_input_tokens_BS, method="start_decoding")
     beams = _first_beams(len(encoder_input_tokens_BS))
     nodes_BM = jnp.zeros_like(beams.tokens_BM)
@@ -92,9 +96,14 @@ def constrained_search(
         only_code_BM1 = trie.only_code(level, nodes_BM)
         if only_code_BM1 is not None:
             log_probs_BMC = jnp.take_along_axis(log_probs_BMC, only_code_BM1, axis=-1)
-        scores_BMC = beams.scores_BM[..., None] + log_probs_BMC
+        scores_BMC = mixed_BMC = beams.scores_BM[..., None] + log_probs_BMC
+        if prior_edges is not None:
+            # Of a prefix's continuations, log p up to a constant that a draw's softmax takes away.
+            log_probs_BMC = mixed_BMC = prior_edges.mixed(
+                scores_BMC, nodes_BM, level, only_code_BM1
+            )
         if sampling is None:
-            chosen = _choose(scores_BMC, num_beams, top_k)
+            chosen = _choose(mixed_BMC, num_beams, top_k)
         else:
             draws = _draw(draws, log_probs_BMC, sampling, level)
             chosen = _choose(draws.perturbed, num_beams, top_k)
@@ -105,11 +114,12 @@ def constrained_search(
         beams = beams.grown(chosen, block, codes_BM + offset, chosen.of(scores_BMC))
         nodes_BM = trie.child(level, chosen.of_parents(nodes_BM), codes_BM)
         # What is left out of the catalogue has nodes as well.
-        nodes_BM = jnp.where(jnp.isfinite(beams.scores_BM), nodes_BM, -1)
+        mixed_BM = chosen.of(mixed_BMC)
+        nodes_BM = jnp.where(jnp.isfinite(mixed_BM), nodes_BM, -1)
     missing = ((0, 0), (0, num_beams - nodes_BM.shape[1]))
     return (
         jnp.pad(nodes_BM, missing, constant_values=-1),
-        jnp.pad(beams.scores_BM, missing, constant_values=-jnp.inf),
+        jnp.pad(mixed_BM, missing, constant_values=-jnp.inf),
     )
 
 

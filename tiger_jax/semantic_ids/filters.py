@@ -78,6 +78,20 @@ class Restriction:
         which = jnp.broadcast_to(self.filter_B[:, None], like.shape)
         return self.filters.open_edges[level], which
 
+    def is_left(self, trie: Trie, rows_BX: jax.Array) -> jax.Array:
+        """Whether each row is left in the catalogue of its request; row -1 is not."""
+        is_left_BX = rows_BX >= 0
+        if self.filters is not None:
+            rank = functools.partial(self.filters.rank, self.filter_B)
+            is_left_BX &= rank(rows_BX + 1) > rank(jnp.maximum(rows_BX, 0))
+        if self.denied_BDI is not None:
+            denied_BD = trie.walk(self.denied_BDI)[..., -1]
+            ascending_BD = jnp.where(denied_BD >= 0, denied_BD, np.iinfo(np.int32).max)
+            places_BX = jax.vmap(jnp.searchsorted)(ascending_BD, rows_BX)
+            found_BX = jnp.take_along_axis(ascending_BD, places_BX, axis=1, mode="clip")
+            is_left_BX &= found_BX != rows_BX
+        return is_left_BX
+
     def closed_edges(self, trie: Trie) -> tuple[jax.Array, jax.Array] | None:
         """Edges below which all is denied or filtered out, by what each denied item leads through.
 
