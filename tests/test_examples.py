@@ -25,10 +25,14 @@ def sequences_of(lists):
 
 
 def as_pairs(made):
-    """Examples as (user, history, target)."""
+    """Examples as (user, history, target), those with many targets one by one."""
+    counts = np.ones(len(made), int) if made.num_targets is None else made.num_targets
     return [
-        (int(user), made.items[target - length : target].tolist(), int(made.items[target]))
-        for user, target, length in zip(made.user_rows, made.targets, made.lengths, strict=True)
+        (int(user), made.items[last - length : target].tolist(), int(made.items[target]))
+        for user, last, length, count in zip(
+            made.user_rows, made.targets, made.lengths, counts, strict=True
+        )
+        for target in range(last - count + 1, last + 1)
     ]
 
 
@@ -46,6 +50,31 @@ def test_number_of_examples_of_the_paper_datasets(amazon_data, name, count):
     made = examples.prefix_examples(sequences, 20)
     assert len(made) == count
     assert made.lengths.max() == 20
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(3, 40), min_size=1, max_size=6), st.integers(1, 9))
+def test_sequences_hold_each_pair_once_with_half_a_history_at_least(sizes, max_history):
+    # Each item is a number of its own, so that a pair is known by its target.
+    bounds = np.cumsum([0, *sizes])
+    lists = [list(range(low + 1, high + 1)) for low, high in itertools.pairwise(bounds)]
+    lists = [[*items, 1, 1] for items in lists]  # the last two are held out
+    sequences = sequences_of(lists)
+    expected = {
+        pair[2]: pair for pair in as_pairs(examples.prefix_examples(sequences, max_history))
+    }
+    made = examples.sequence_examples(sequences, max_history)
+    assert made.lengths.max() <= max_history
+    pairs = as_pairs(made)
+    assert sorted(pair[2] for pair in pairs) == sorted(expected)
+    for user, history, target in pairs:
+        whole_user, whole_history, _ = expected[target]
+        assert user == whole_user
+        assert history == whole_history[len(whole_history) - len(history) :]
+        place = target - 1 - bounds[user]
+        if len(lists[user]) - 2 <= max_history + 1:
+            assert len(history) == place
+        assert len(history) >= min(place, (max_history + 1) // 2)
 
 
 lengths_lists = st.lists(st.integers(1, 12), min_size=1, max_size=80)

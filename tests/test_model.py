@@ -96,13 +96,16 @@ def numpy_logits(params, config, source_tokens, target_inputs):
     """Logits of one example whose source holds no padding."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     embedding = p["token_embedder"]["embedding"]
-    everywhere = np.ones((len(source_tokens),) * 2, bool)
+    both_ways = not config.causal_encoder
+    seen = np.ones((len(source_tokens),) * 2, bool)
+    if config.causal_encoder:
+        seen = np.tril(seen)
     x = embedding[source_tokens]
     table = p["encoder"]["relpos_bias"]["rel_embedding"]
     for index in range(config.num_encoder_layers):
         layer = p["encoder"][f"layers_{index}"]
         normed = numpy_norm(x, layer["pre_attention_layer_norm"]["scale"])
-        x = x + numpy_attention(layer["attention"], config, normed, normed, everywhere, table)
+        x = x + numpy_attention(layer["attention"], config, normed, normed, seen, table, both_ways)
         x = x + numpy_mlp(layer["mlp"], numpy_norm(x, layer["pre_mlp_layer_norm"]["scale"]))
     encoded = numpy_norm(x, p["encoder"]["encoder_norm"]["scale"])
     causal = np.tri(len(target_inputs), dtype=bool)
@@ -126,9 +129,9 @@ def numpy_logits(params, config, source_tokens, target_inputs):
     return y @ p["decoder"]["logits_dense"]["kernel"]
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_network_equals_an_independent_t5_and_ignores_padding(key, batch, tied):
-    config = small_config(logits_via_embedding=tied)
+@pytest.mark.parametrize(("tied", "causal"), [(True, False), (False, False), (True, True)])
+def test_network_equals_an_independent_t5_and_ignores_padding(key, batch, tied, causal):
+    config = small_config(logits_via_embedding=tied, causal_encoder=causal)
     model = TigerModel(config, SMALL)
     # Scales and biases away from their initial ones, so that each of them counts.
     params = jax.tree.map(lambda leaf: leaf * 1.3 + 0.01, model.init(key))
@@ -214,6 +217,39 @@ def test_later_targets_do_not_reach_earlier_logits(key, batch):
     changed = model.module.apply({"params": params}, source, inputs.at[:, 2].set(2))
     np.testing.assert_array_equal(logits[:, :2], changed[:, :2])
     assert (logits[:, 2] != changed[:, 2]).any()
+
+
+@pytest.mark.parametrize("normalize", ["full", "level"])
+def test_items_of_a_sequence_cost_together_what_they_cost_one_by_one(key, normalize):
+    model = TigerModel(small_config(causal_encoder=True), SMALL, normalize)
+    params = model.init(key)
+    random = np.random.default_rng(1)
+    lengths, user = [5, 2], 13
+    source, visible = np.zeros((2, 1 + 5 * 3), np.int32), np.zeros((2, 5), np.int32)
+    targets = np.zeros((2, 5, 3), np.int32)
+    expected = np.zeros(3)
+    for row, length in enumerate(lengths):
+        items = SMALL.tokens(random.integers(0, SMALL.codebook_sizes, (length + 1, 3)))
+        source[row, 0] = user + row
+        source[row, 1 : 1 + 3 * length] = items[:-1].ravel()
+        targets[row, :length] = items[1:]
+        # The first item of the longer sequence is left out: another example has predicted it.
+        for place in range(1 if row == 0 else 0, length):
+            visible[row, place] = 1 + 3 * (place + 1)
+            alone = {
+                "encoder_input_tokens": source[row : row + 1, : visible[row, place]],
+                "decoder_target_tokens": items[place + 1][None],
+            }
+            expected += model.loss_fn(params, alone, None)[1]["level_losses"]
+    batch = {
+        "encoder_input_tokens": source,
+        "decoder_target_tokens": targets,
+        "num_visible": visible,
+    }
+    loss, aux = model.loss_fn(params, batch, None)
+    assert aux["num_targets"] == 6
+    np.testing.assert_allclose(aux["level_losses"], expected, rtol=1e-5)
+    np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
 
 
 def test_dropout_changes_the_loss_only_where_it_is_asked_for(key, batch):

@@ -124,6 +124,53 @@ def test_a_step_over_length_groups_is_the_step_over_the_padded_batch(folder):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_a_step_on_sequences_is_the_step_on_all_their_prefixes(folder):
+    """Without dropout: the same mean over items, so the same parameters."""
+    sequences, table, vocabulary = loaded(folder)
+    network = dataclasses.replace(NETWORK, dropout_rate=0.0, causal_encoder=True)
+    model = TigerModel(network, vocabulary)
+    optimizer = optax.sgd(0.1)
+    whole = examples.sequence_examples(sequences, 20)
+    assert whole.lengths.max() < 20  # none is cut
+    prefixes = examples.prefix_examples(sequences, 20)
+    rows = np.random.default_rng(0).permutation(len(whole))[:6]
+    found, expected = (
+        train.make_step_fn(model, optimizer, examples.LengthGroups((20,), (len(rows),)), seed=0)(
+            train_state.TrainState.create(model.init(jax.random.key(0)), optimizer),
+            batching.device_data(made, sequences, table, vocabulary),
+            np.array(rows)[None],
+        )
+        for made, rows in (
+            (whole, rows),
+            (prefixes, np.flatnonzero(np.isin(prefixes.user_rows, whole.user_rows[rows]))),
+        )
+    )
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+    for one, other in zip(
+        jax.tree.leaves(found[0].params), jax.tree.leaves(expected[0].params), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_on_sequences_learns_and_resumes_to_the_same_bits(folder):
+    changes = {
+        "train_on": "sequences",
+        "network": dataclasses.replace(NETWORK, causal_encoder=True),
+    }
+    train.train(**settings(folder, "sequences", **changes))
+    train.train(**settings(folder, "sequences_halves", num_steps=4, **changes))
+    train.train(**settings(folder, "sequences_halves", **changes))
+    assert_same_run(folder / "runs" / "sequences", folder / "runs" / "sequences_halves")
+
+
+def test_training_on_sequences_needs_an_encoder_that_cannot_see_the_items(folder):
+    with pytest.raises(InputError, match=r"set NetworkConfig\.causal_encoder = True"):
+        train.train(**settings(folder, "sees", train_on="sequences"))
+    with pytest.raises(InputError, match="train_on is 'users'; choose 'prefixes' or 'sequences'"):
+        train.train(**settings(folder, "sees", train_on="users"))
+    assert not (folder / "runs" / "sees").exists()
+
+
 def test_loss_falls_best_checkpoint_is_kept_and_guard_rails_are_logged(folder):
     result = train.train(**settings(folder, "learns", num_steps=40, eval_period=10))
     run = folder / "runs" / "learns"

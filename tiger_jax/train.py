@@ -46,6 +46,7 @@ def train(
     num_user_tokens: int,
     seed: int,
     normalize: str = "full",
+    train_on: str = "prefixes",
     eval_period: int = 500,
     eval_users: int = 2000,
     num_beams: int = 30,
@@ -68,13 +69,17 @@ def train(
       ids: name of the Semantic-ID table in it, made by tiger_jax.make_ids.
       run: name of the run; results go to FOLDER/runs/RUN.
       network: sizes of the network.
-      optimizer: an optax optimizer; it sees the mean over the batch of -log p(item).
+      optimizer: an optax optimizer; it sees the mean over a step's items of -log p(item).
       num_steps: training steps in all.
-      batch_size: examples in a step.
+      batch_size: examples in a step, of which there is one for each item that is predicted, or for
+        each sequence: see train_on.
       max_history: items of a history that the model sees, the latest ones.
       num_user_tokens: size of the hashed user space; 0 for a model that knows no users.
       seed: of the parameters, the order of examples and the dropout.
       normalize: "full", softmax over the vocabulary; "level", over the tokens of a level.
+      train_on: prefixes, each item of a sequence is predicted from a history that is encoded for
+        it alone; sequences, a sequence is encoded once for all its items, which is the same loss
+        at a fraction of the work and needs a causal encoder.
       eval_period: steps between validations; each leaves a checkpoint.
       eval_users: size of the fixed sample of users validated on; 0 for all.
       num_beams: width of the validation's beam.
@@ -105,7 +110,7 @@ def train(
         pathlib.Path(folder, "ids", ids, "semantic_ids.npz"), sequences.header["items_checksum"]
     )
     _require_whole_calls(steps_per_call, num_steps=num_steps, eval_period=eval_period)
-    training = examples.prefix_examples(sequences, max_history)
+    training = _examples(sequences, train_on, max_history, network)
     groups = examples.length_groups(training.lengths, batch_size, num_groups, group_multiple)
 
     # --- Model and optimizer ---
@@ -125,6 +130,7 @@ def train(
         "sequences": sequences.checksum(),
         "network": dataclasses.asdict(network),
         "normalize": normalize,
+        "train_on": train_on,
         "num_user_tokens": num_user_tokens,
         "max_history": max_history,
         "batch_size": batch_size,
@@ -232,22 +238,22 @@ def make_step_fn(
     """The compiled update: (state, data, rows [n, B]) -> (state, level losses [n, I]).
 
     One call takes n steps without a word to the host. The state's memory is reused. The loss is
-    the mean over the batch of -log p(item); level losses are its parts, in nats. The devices
-    share each length group of the batch; where None there is one.
+    the mean over the batch's items of -log p(item); level losses are its parts, in nats. The
+    devices share each length group of the batch; where None there is one.
     """
     devices = devices or mesh.make(1, 1, model.config.num_heads)
     bounds = np.cumsum((0, *groups.sizes))
 
     def loss_fn(params, data, rows_B, key):
-        total = 0.0
-        level_losses = 0.0
+        total, level_losses, num_targets = 0.0, 0.0, 0
         for index, capacity in enumerate(groups.capacities):
             batch = batching.assemble(data, rows_B[bounds[index] : bounds[index + 1]], capacity)
             batch = jax.lax.with_sharding_constraint(batch, mesh.shared_by_data(devices))
             loss, aux = model.loss_fn(params, batch, jax.random.fold_in(key, index))
             total += loss
             level_losses += aux["level_losses"]
-        return total / groups.batch_size, level_losses / groups.batch_size
+            num_targets += aux["num_targets"]
+        return total / num_targets, level_losses / num_targets
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step_fn(state, data, rows_nB):
@@ -266,6 +272,21 @@ def make_step_fn(
         )
 
     return step_fn
+
+
+def _examples(
+    sequences: Sequences, train_on: str, max_history: int, network: NetworkConfig
+) -> examples.Examples:
+    if train_on == "prefixes":
+        return examples.prefix_examples(sequences, max_history)
+    if train_on != "sequences":
+        raise artifacts.InputError(f"train_on is {train_on!r}; choose 'prefixes' or 'sequences'")
+    if not network.causal_encoder:
+        raise artifacts.InputError(
+            "train_on is 'sequences', but the encoder would see the items to predict; set "
+            "NetworkConfig.causal_encoder = True"
+        )
+    return examples.sequence_examples(sequences, max_history)
 
 
 def _make_validation(
@@ -333,9 +354,10 @@ def _claim_run(run_folder: pathlib.Path, settings: dict, configuration: str) -> 
     path = run_folder / "run.json"
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        # Runs older than this setting had groups of any size.
-        found = artifacts.load_json(path, "python -m tiger_jax.train", needs=("ids",))
-        found = {"group_multiple": 1, **found}
+        found = artifacts.load_json(path, "python -m tiger_jax.train", needs=("ids", "network"))
+        # What runs older than these settings did.
+        found = {"group_multiple": 1, "train_on": "prefixes", **found}
+        found["network"] = {"causal_encoder": False, **found["network"]}
         for name, value in settings.items():
             if found.get(name) != value:
                 raise artifacts.InputError(

@@ -13,26 +13,29 @@ from tiger_jax.data.sequences import Sequences
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-    """Pairs (history, next item): every prefix of every training sequence (TIGER appendix C).
+    """Pairs (history, next item), each alone or many of one sequence together.
 
     Attributes:
       items: the training sequences one after another, int32 item numbers.
       user_rows: row of the user of each example, int32 [X].
-      targets: place in `items` of the item to predict, int32 [X].
-      lengths: length of the history, the items just before the target, int32 [X].
+      targets: place in `items` of the last item to predict, int32 [X].
+      lengths: number of items just before it that belong to the example, int32 [X].
+      num_targets: how many of an example's last items are to be predicted, each from those
+        before it, int32 [X]; None where that is the last one alone.
     """
 
     items: np.ndarray
     user_rows: np.ndarray
     targets: np.ndarray
     lengths: np.ndarray
+    num_targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
 
 
 def prefix_examples(sequences: Sequences, max_history: int) -> Examples:
-    """One example for each item of a training sequence but its first.
+    """One example for each item of a training sequence but its first (TIGER appendix C).
 
     Args:
       sequences: the users' items; the last two of each are held out.
@@ -49,6 +52,40 @@ def prefix_examples(sequences: Sequences, max_history: int) -> Examples:
         user_rows=user_rows[has_history].astype(np.int32),
         targets=places[has_history].astype(np.int32),
         lengths=np.minimum(places - starts, max_history)[has_history].astype(np.int32),
+    )
+
+
+def sequence_examples(sequences: Sequences, max_history: int) -> Examples:
+    """One example for each training sequence, in which every item but the first is predicted.
+
+    The same pairs as those of `prefix_examples`, as long as a sequence has at most
+    `max_history` + 1 items. A longer one is cut into windows of that many, each half a history
+    further than the one before and predicting what that one did not: from histories of half of
+    `max_history` and more.
+
+    Args:
+      sequences: the users' items; the last two of each are held out.
+      max_history: the longest history.
+    """
+    training = sequences.training_sequences()
+    starts = np.cumsum([0, *(len(items) for items in training)])
+    step = -(-max_history // 2)
+    rows, ends, num_targets = [], [], []
+    for row, items in enumerate(training):
+        last = len(items) - 1
+        bounds = [0, *range(max_history, last, step), last]
+        for before, end in itertools.pairwise(bounds):
+            if end > before:
+                rows.append(row)
+                ends.append(end)
+                num_targets.append(end - before)
+    rows, ends = np.array(rows, np.int32), np.array(ends, np.int32)
+    return Examples(
+        items=np.concatenate(training).astype(np.int32),
+        user_rows=rows,
+        targets=(starts[rows] + ends).astype(np.int32),
+        lengths=np.minimum(ends, max_history),
+        num_targets=np.array(num_targets, np.int32),
     )
 
 

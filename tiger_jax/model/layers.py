@@ -320,6 +320,12 @@ def padding_bias(tokens_BS: jax.Array) -> jax.Array:
     return jnp.where(tokens_BS > 0, 0.0, _MASKED)[:, None, None, :]
 
 
+def prefix_bias(num_visible_BT: jax.Array, length: int) -> jax.Array:
+    """Bias [B, 1, T, S] that shows each query the first `num_visible` of `length` keys."""
+    is_visible_BTS = jnp.arange(length)[None, None] < num_visible_BT[..., None]
+    return jnp.where(is_visible_BTS, 0.0, _MASKED)[:, None]
+
+
 def causal_bias(length: int) -> np.ndarray:
     """Bias [1, 1, T, T] that hides later positions."""
     return np.where(np.tri(length, dtype=bool), 0.0, _MASKED).astype(np.float32)[None, None]

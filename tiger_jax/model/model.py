@@ -63,36 +63,49 @@ class TigerModel:
 
         Args:
           params: the parameters.
-          batch: `encoder_input_tokens` [B, S] and `decoder_target_tokens` [B, I].
+          batch: `encoder_input_tokens` [B, S] and `decoder_target_tokens`: [B, I], an item for
+            each source; or [B, G, I] with `num_visible` [B, G], the source positions that each of G
+            items follows, 0 where there is no item.
           dropout_key: None for no dropout.
 
         Returns:
           -log p(item), the sum over its tokens, summed over the batch, in nats; and
-          {"level_losses": the same sum for each part of the ID, [I]}.
+          {"level_losses": the same sum for each part of the ID, [I]; "num_targets": of how many}.
         """
-        targets_BT = batch["decoder_target_tokens"]
-        logits_BTV = self.module.apply(
+        targets = batch["decoder_target_tokens"]
+        targets_XT = targets.reshape(-1, targets.shape[-1])
+        num_visible = batch.get("num_visible")
+        logits_XTV = self.module.apply(
             {"params": params},
             batch["encoder_input_tokens"],
-            shift_right(targets_BT),
-            enable_dropout=dropout_key is not None,
+            shift_right(targets_XT),
+            dropout_key is not None,
+            num_visible,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
-        losses_BT = self.token_losses(logits_BTV, targets_BT)
-        return jnp.sum(losses_BT), {"level_losses": jnp.sum(losses_BT, axis=0)}
+        losses_XT = self.token_losses(logits_XTV, targets_XT)
+        num_targets = len(targets_XT)
+        if num_visible is not None:
+            is_item_X1 = num_visible.reshape(-1, 1) > 0
+            losses_XT = jnp.where(is_item_X1, losses_XT, 0.0)
+            num_targets = jnp.sum(is_item_X1)
+        return jnp.sum(losses_XT), {
+            "level_losses": jnp.sum(losses_XT, axis=0),
+            "num_targets": num_targets,
+        }
 
-    def token_losses(self, logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-        """-log p of each target token, nats [B, T]; T counts from the first part of the ID."""
+    def token_losses(self, logits_XTV: jax.Array, targets_XT: jax.Array) -> jax.Array:
+        """-log p of each target token, nats [X, T]; T counts from the first part of the ID."""
         if self.normalize == "full":
-            return _cross_entropy(logits_BTV, targets_BT)
+            return _cross_entropy(logits_XTV, targets_XT)
         offsets = self.vocabulary.level_offsets
         sizes = self.vocabulary.codebook_sizes
         levels = [
             _cross_entropy(
-                logits_BTV[:, level, offsets[level] : offsets[level] + sizes[level]],
-                targets_BT[:, level] - offsets[level],
+                logits_XTV[:, level, offsets[level] : offsets[level] + sizes[level]],
+                targets_XT[:, level] - offsets[level],
             )
-            for level in range(targets_BT.shape[1])
+            for level in range(targets_XT.shape[1])
         ]
         return jnp.stack(levels, axis=1)
 

@@ -28,6 +28,8 @@ class NetworkConfig:
       dropout_rate: share of activations dropped in training.
       logits_via_embedding: the token embedding is the output layer too ("tied").
       dtype: what the factors of matrix products are rounded to; all else is float32.
+      causal_encoder: a token of the history sees itself and older ones alone, so that all items of
+        a sequence can be predicted in one pass; in the paper's T5 it sees newer ones as well.
     """
 
     vocab_size: int
@@ -40,6 +42,7 @@ class NetworkConfig:
     dropout_rate: float
     logits_via_embedding: bool
     dtype: str = "float32"
+    causal_encoder: bool = False
 
     def attention(self) -> layers.Attention:
         """An attention layer of these sizes."""
@@ -91,18 +94,21 @@ class DecoderLayer(nn.Module):
         self.mlp = self.config.mlp()
         self.dropout = layers.Dropout(self.config.dropout_rate)
 
-    def __call__(self, y_BTD, encoded_BSD, bias_BHTT, cross_bias_BHTS, enable_dropout: bool):
-        """[B, T, D] -> [B, T, D]."""
-        normed = self.pre_self_attention_layer_norm(y_BTD)
+    def __call__(self, y_XTD, encoded_BSD, bias_BHTT, cross_bias_BHTS, enable_dropout: bool):
+        """[X, T, D] -> [X, T, D], where X = B * G: G targets in a row share a source."""
+        normed = self.pre_self_attention_layer_norm(y_XTD)
         attended = self.self_attention(normed, normed, bias_BHTT, enable_dropout)
-        y_BTD = y_BTD + self.dropout(attended, enable_dropout)
-        normed = self.pre_cross_attention_layer_norm(y_BTD)
+        y_XTD = y_XTD + self.dropout(attended, enable_dropout)
+        normed = self.pre_cross_attention_layer_norm(y_XTD)
         attended = self.encoder_decoder_attention(
-            normed, encoded_BSD, cross_bias_BHTS, enable_dropout
-        )
-        y_BTD = y_BTD + self.dropout(attended, enable_dropout)
-        hidden = self.mlp(self.pre_mlp_layer_norm(y_BTD), enable_dropout)
-        return y_BTD + self.dropout(hidden, enable_dropout)
+            normed.reshape(len(encoded_BSD), -1, normed.shape[-1]),
+            encoded_BSD,
+            cross_bias_BHTS,
+            enable_dropout,
+        ).reshape(normed.shape)
+        y_XTD = y_XTD + self.dropout(attended, enable_dropout)
+        hidden = self.mlp(self.pre_mlp_layer_norm(y_XTD), enable_dropout)
+        return y_XTD + self.dropout(hidden, enable_dropout)
 
     def step(self, y_BMD, source, source_bias_BHTS, past, bias_HT):
         """One step of M beams: [B, M, D], and their self-attention's keys and values.
@@ -120,13 +126,15 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Bidirectional stack over the user token and the history's ID tokens."""
+    """Stack over the user token and the history's ID tokens: bidirectional, or causal."""
 
     config: NetworkConfig
     embed: layers.TokenEmbedding
 
     def setup(self):
-        self.relpos_bias = layers.RelativePositionBias(self.config.num_heads, bidirectional=True)
+        self.relpos_bias = layers.RelativePositionBias(
+            self.config.num_heads, bidirectional=not self.config.causal_encoder
+        )
         self.layers = [EncoderLayer(self.config) for _ in range(self.config.num_encoder_layers)]
         self.encoder_norm = self.config.norm()
         self.dropout = layers.Dropout(self.config.dropout_rate)
@@ -135,6 +143,8 @@ class Encoder(nn.Module):
         """Tokens [B, S], 0 is padding -> [B, S, D]."""
         length = tokens_BS.shape[1]
         bias_BHSS = self.relpos_bias(length, length) + layers.padding_bias(tokens_BS)
+        if self.config.causal_encoder:
+            bias_BHSS += layers.causal_bias(length)
         x_BSD = self.dropout(self.embed(tokens_BS), enable_dropout)
         for layer in self.layers:
             x_BSD = layer(x_BSD, bias_BHSS, enable_dropout)
@@ -157,15 +167,15 @@ class Decoder(nn.Module):
                 self.config.vocab_size, ("embed", "vocab"), jnp.dtype(jnp.float32)
             )
 
-    def __call__(self, encoded_BSD, source_bias_BS, tokens_BT, enable_dropout: bool) -> jax.Array:
-        """Input tokens [B, T] -> logits of the token that follows each, float32 [B, T, V]."""
-        length = tokens_BT.shape[1]
+    def __call__(self, encoded_BSD, source_bias_BHTS, tokens_XT, enable_dropout: bool) -> jax.Array:
+        """Input tokens [X, T] -> logits of the token that follows each, float32 [X, T, V]."""
+        length = tokens_XT.shape[1]
         bias_BHTT = self.relpos_bias(length, length) + layers.causal_bias(length)
-        y_BTD = self.dropout(self.embed(tokens_BT), enable_dropout)
+        y_XTD = self.dropout(self.embed(tokens_XT), enable_dropout)
         for layer in self.layers:
-            y_BTD = layer(y_BTD, encoded_BSD, bias_BHTT, source_bias_BS, enable_dropout)
-        y_BTD = self.dropout(self.decoder_norm(y_BTD), enable_dropout)
-        return self.logits(y_BTD)
+            y_XTD = layer(y_XTD, encoded_BSD, bias_BHTT, source_bias_BHTS, enable_dropout)
+        y_XTD = self.dropout(self.decoder_norm(y_XTD), enable_dropout)
+        return self.logits(y_XTD)
 
     def read(self, encoded_BSD) -> list[tuple[jax.Array, jax.Array]]:
         """Keys and values [B, H, S, K] of the encoder's states for each layer."""
@@ -218,23 +228,41 @@ class TigerNetwork(nn.Module):
         self,
         encoded_BSD,
         encoder_input_tokens_BS,
-        decoder_input_tokens_BT,
+        decoder_input_tokens_XT,
         enable_dropout: bool = False,
+        num_visible_BG=None,
     ) -> jax.Array:
-        """Logits float32 [B, T, V]; the encoder's tokens only say where its padding is."""
+        """Logits float32 [X, T, V]; the encoder's tokens only say where its padding is."""
         bias_BHTS = layers.padding_bias(encoder_input_tokens_BS)
-        return self.decoder(encoded_BSD, bias_BHTS, decoder_input_tokens_BT, enable_dropout)
+        if num_visible_BG is not None:
+            num_visible_BY = jnp.repeat(num_visible_BG, decoder_input_tokens_XT.shape[1], axis=1)
+            bias_BHTS += layers.prefix_bias(num_visible_BY, encoder_input_tokens_BS.shape[1])
+        return self.decoder(encoded_BSD, bias_BHTS, decoder_input_tokens_XT, enable_dropout)
 
     def __call__(
         self,
         encoder_input_tokens_BS,
-        decoder_input_tokens_BT,
+        decoder_input_tokens_XT,
         enable_dropout: bool = False,
+        num_visible_BG=None,
     ) -> jax.Array:
-        """Logits of each target token given those before it, float32 [B, T, V]."""
+        """Logits of each target token given those before it, float32 [X, T, V].
+
+        Args:
+          encoder_input_tokens_BS: user token and history, 0 is padding.
+          decoder_input_tokens_XT: a target for each source; or G for each, X = B * G, those of
+            the first source first.
+          enable_dropout: whether this is training.
+          num_visible_BG: source positions, from the first on, that a target sees; None for all.
+            Less than all is a history that ends earlier only where the encoder is causal.
+        """
         encoded_BSD = self.encode(encoder_input_tokens_BS, enable_dropout)
         return self.decode(
-            encoded_BSD, encoder_input_tokens_BS, decoder_input_tokens_BT, enable_dropout
+            encoded_BSD,
+            encoder_input_tokens_BS,
+            decoder_input_tokens_XT,
+            enable_dropout,
+            num_visible_BG,
         )
 
     def start_decoding(self, encoder_input_tokens_BS) -> tuple:
