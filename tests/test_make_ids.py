@@ -16,6 +16,7 @@ import gin
 from tiger_jax import artifacts, make_ids, prepare
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
+from tiger_jax.data.cooccurrence import encode_cooccurrence
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.semantic_ids import journal, rqvae, schemes
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -109,6 +110,33 @@ def test_saved_parameters_give_every_item_its_codes_again(folder):
     network = rqvae.RqVae(16, hidden_sizes=(16,), latent_size=4, codebook_sizes=(8, 16))
     output = network.apply({"params": traverse_util.unflatten_dict(arrays, sep="/")}, x_NE)
     np.testing.assert_array_equal(output.quantized.codes_BL, table.semantic_ids_NI[1:, :2])
+
+
+def test_cooccurrence_of_training_sequences_stands_beside_content(folder):
+    sequences = Sequences.load(folder / "sequences.npz")
+    result = make_ids.make_ids(str(folder), "both", RESIDUAL, seed=3, cooccurrence_width=5)
+    assert (result["cooccurrence_width"], result["encoder"]) == (5, "tfidf + cooccurrence")
+    content_NE, _ = content.load_embeddings(folder)
+    beside_NX = encode_cooccurrence(sequences.training_sequences(), sequences.num_items, 5, 3)
+    expected = RESIDUAL(np.hstack([content_NE, beside_NX]), 3)
+    table = SemanticIdTable.load(folder / "ids" / "both" / "semantic_ids.npz")
+    np.testing.assert_array_equal(table.semantic_ids_NI[1:, :2], expected.codes_NL)
+    # What is held out for evaluation may be anything.
+    held_out = sequences.items.copy()
+    for offset in (1, 2):
+        held_out[sequences.offsets[1:] - offset] = 7
+    dataclasses.replace(sequences, items=held_out).save(folder / "sequences.npz")
+    make_ids.make_ids(str(folder), "again", RESIDUAL, seed=3, cooccurrence_width=5)
+    again = SemanticIdTable.load(folder / "ids" / "again" / "semantic_ids.npz")
+    np.testing.assert_array_equal(again.semantic_ids_NI, table.semantic_ids_NI)
+
+
+@pytest.mark.parametrize("wrong", [{"cooccurrence_width": -1}, {"joined_with": "work/other"}])
+def test_cooccurrence_has_a_width_and_one_folder(folder, wrong, monkeypatch):
+    monkeypatch.setattr(make_ids, "_join", lambda embeddings_NE, *_: (embeddings_NE, []))
+    with pytest.raises(InputError, match="give a width of at least 1, and no other folders"):
+        make_ids.make_ids(str(folder), "mine", RESIDUAL, **{"cooccurrence_width": 5, **wrong})
+    assert files_of(folder) == []
 
 
 def test_health_is_saved_while_training_and_at_the_end(folder):

@@ -108,6 +108,15 @@ def test_folder_grows_with_the_table(folder, fresh):
     np.testing.assert_array_equal(frozen.codes(grown_NE), table_of(folder).semantic_ids_NI[1:, :2])
 
 
+def test_new_items_of_a_table_that_knows_cooccurrence_have_none(folder, fresh):
+    make_ids.make_ids(str(folder), "both", named("residual"), cooccurrence_width=6)
+    add_items(str(folder), "both", fresh)
+    frozen = Quantizer.load(folder / "ids" / "both" / "quantizer.npz")
+    new_ME = content.load_embeddings(folder)[0][-3:]
+    expected = frozen.codes(np.hstack([new_ME, np.zeros((3, 6), np.float32)]))
+    np.testing.assert_array_equal(table_of(folder, "both").semantic_ids_NI[-3:, :2], expected)
+
+
 def test_another_table_of_the_folder_takes_the_same_items_later(folder, fresh, tmp_path):
     add_items(str(folder), "residual", fresh)
     with pytest.raises(InputError, match="made for other items than sequences"):

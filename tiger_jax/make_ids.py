@@ -18,6 +18,8 @@ import numpy as np
 from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
+from tiger_jax.data.cooccurrence import COOCCURRENCE, encode_cooccurrence
+from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.new_items import add_items
 from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer, schemes
@@ -42,6 +44,7 @@ def make_ids(
     min_codebook_usage: float = 0.5,
     collision_size: int = 256,
     joined_with: str = "",
+    cooccurrence_width: int = 0,
     configuration: str = "",
 ) -> dict[str, Any]:
     """Gives every item of a prepared folder a distinct Semantic ID.
@@ -67,6 +70,9 @@ def make_ids(
       joined_with: further prepared folders, separated by commas, whose items get their codes by
         the same scheme (the three datasets joined: TIGER appendix E, Table 10); the table is still
         that of `folder`, whose items come first.
+      cooccurrence_width: not in the paper: so many numbers that tell which items come together in
+        training sequences are put beside an item's content embedding before the scheme sees it.
+        New items have zeros there.
       configuration: gin text of all that was set, saved beside the IDs.
 
     Returns:
@@ -79,6 +85,11 @@ def make_ids(
     others = [other.strip() for other in joined_with.split(",") if other.strip()]
     all_NE, joined = _join(embeddings_NE, source, others)
     content.require_usable(all_NE, f"{folder}: content embeddings")
+    cooccurrence = {}
+    if cooccurrence_width:
+        all_NE, cooccurrence = _beside_cooccurrence(
+            all_NE, source, folder, cooccurrence_width, seed, joined_with
+        )
     header = {
         "scheme": scheme.__name__,
         "ids": ids,
@@ -89,6 +100,7 @@ def make_ids(
         "items_checksum": source["items_checksum"],
         "embeddings_checksum": source["checksum"],
         "joined_with": joined,
+        **cooccurrence,
         "provenance": artifacts.provenance(),
     }
     target = pathlib.Path(folder) / "ids" / ids
@@ -151,6 +163,27 @@ def _join(
         parts.append(other_NE)
         joined.append({"dataset": other.get("dataset"), "embeddings_checksum": other["checksum"]})
     return np.concatenate(parts) if folders else embeddings_NE, joined
+
+
+def _beside_cooccurrence(
+    embeddings_NE: np.ndarray, source: dict, folder: str, width: int, seed: int, joined_with: str
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Content embeddings with those of co-occurrence beside them, and what a header says of it."""
+    if width < 0 or joined_with:
+        raise InputError(
+            f"cooccurrence_width={width}, joined_with={joined_with!r}: give a width of at least 1, "
+            "and no other folders, whose items are in no common sequence"
+        )
+    sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
+    beside_NX = encode_cooccurrence(
+        sequences.training_sequences(), sequences.num_items, width, seed
+    )
+    header = {
+        "encoder": f"{source['encoder']} + {COOCCURRENCE}",
+        "cooccurrence_width": beside_NX.shape[1],
+        "sequences_checksum": sequences.checksum(),
+    }
+    return np.hstack([embeddings_NE, beside_NX]), header
 
 
 def _require_no_collapse(

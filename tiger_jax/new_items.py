@@ -65,10 +65,10 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
             joining_ME = content.map_embeddings(embeddings, len(given))[unknown].astype(np.float32)
         else:
             joining_ME = _encode(joining, rows, source)
-        frozen.require_fits(joining_ME)
+        frozen.require_fits(_beside_zeros(joining_ME, table))
         embeddings_NE = np.concatenate([embeddings_NE, joining_ME])
     rows = [*rows, *joining]
-    codes_ML = frozen.codes(embeddings_NE[table.num_items :])
+    codes_ML = frozen.codes(_beside_zeros(embeddings_NE[table.num_items :], table))
 
     with artifacts.all_together(home) as staging:
         metadata_checksum = content.save_items(staging, rows)
@@ -119,6 +119,12 @@ def _load_frozen(
         )
     quantizer_path = path.with_name(quantizer.FILE)
     return table, Quantizer.load(quantizer_path, table.header["parameters_checksum"])
+
+
+def _beside_zeros(embeddings_ME: np.ndarray, table: SemanticIdTable) -> np.ndarray:
+    """Content embeddings as the table's scheme saw them: new items have never come together."""
+    width = table.header.get("cooccurrence_width", 0)
+    return np.pad(embeddings_ME, ((0, 0), (0, width)))
 
 
 def _read_items(
