@@ -71,15 +71,13 @@ def train(
       network: sizes of the network.
       optimizer: an optax optimizer; it sees the mean over a step's items of -log p(item).
       num_steps: training steps in all.
-      batch_size: examples in a step, of which there is one for each item that is predicted, or for
-        each sequence: see train_on.
+      batch_size: examples in a step; an item to predict each, or a sequence each (train_on).
       max_history: items of a history that the model sees, the latest ones.
       num_user_tokens: size of the hashed user space; 0 for a model that knows no users.
       seed: of the parameters, the order of examples and the dropout.
       normalize: "full", softmax over the vocabulary; "level", over the tokens of a level.
-      train_on: prefixes, each item of a sequence is predicted from a history that is encoded for
-        it alone; sequences, a sequence is encoded once for all its items, which is the same loss
-        at a fraction of the work and needs a causal encoder.
+      train_on: prefixes, a history is encoded for each item to predict; sequences, once for all
+        items of a sequence: the same loss for a fraction of the work, with a causal encoder.
       eval_period: steps between validations; each leaves a checkpoint.
       eval_users: size of the fixed sample of users validated on; 0 for all.
       num_beams: width of the validation's beam.
@@ -217,9 +215,8 @@ def train(
         report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
     progress.close()
     if writes:
-        print(
-            f"{run_folder}: best checkpoint at step {best['step']}, ndcg@10 {best['ndcg@10']:.4f}"
-        )
+        at = f"step {best['step']}, ndcg@10 {best['ndcg@10']:.4f}"
+        print(f"{run_folder}: best checkpoint at {at}")
     return {
         "run": str(run_folder),
         "steps": int(state.step),
@@ -277,16 +274,12 @@ def make_step_fn(
 def _examples(
     sequences: Sequences, train_on: str, max_history: int, network: NetworkConfig
 ) -> examples.Examples:
-    if train_on == "prefixes":
-        return examples.prefix_examples(sequences, max_history)
-    if train_on != "sequences":
+    if train_on not in examples.KINDS:
         raise artifacts.InputError(f"train_on is {train_on!r}; choose 'prefixes' or 'sequences'")
-    if not network.causal_encoder:
-        raise artifacts.InputError(
-            "train_on is 'sequences', but the encoder would see the items to predict; set "
-            "NetworkConfig.causal_encoder = True"
-        )
-    return examples.sequence_examples(sequences, max_history)
+    if train_on == "sequences" and not network.causal_encoder:
+        # Any other encoder would see the items to predict.
+        raise artifacts.InputError("train_on=sequences: set NetworkConfig.causal_encoder = True")
+    return examples.KINDS[train_on](sequences, max_history)
 
 
 def _make_validation(
@@ -357,7 +350,7 @@ def _claim_run(run_folder: pathlib.Path, settings: dict, configuration: str) -> 
         found = artifacts.load_json(path, "python -m tiger_jax.train", needs=("ids", "network"))
         # What runs older than these settings did.
         found = {"group_multiple": 1, "train_on": "prefixes", **found}
-        found["network"] = {"causal_encoder": False, **found["network"]}
+        found["network"] = {"causal_encoder": False} | found["network"]
         for name, value in settings.items():
             if found.get(name) != value:
                 raise artifacts.InputError(

@@ -89,6 +89,10 @@ def sequence_examples(sequences: Sequences, max_history: int) -> Examples:
     )
 
 
+# What a training may be on.
+KINDS = {"prefixes": prefix_examples, "sequences": sequence_examples}
+
+
 @dataclasses.dataclass(frozen=True)
 class LengthGroups:
     """Composition of every batch: `sizes[g]` examples of at most `capacities[g]` history items.
