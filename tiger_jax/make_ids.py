@@ -178,6 +178,8 @@ def _beside_cooccurrence(
     beside_NX = encode_cooccurrence(
         sequences.training_sequences(), sequences.num_items, width, seed
     )
+    # As much variance as content has, for schemes that do not standardise.
+    beside_NX *= np.sqrt(embeddings_NE.var(axis=0).sum() / beside_NX.var(axis=0).sum())
     header = {
         "encoder": f"{source['encoder']} + {COOCCURRENCE}",
         "cooccurrence_width": beside_NX.shape[1],
