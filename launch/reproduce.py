@@ -127,13 +127,17 @@ def _out(given: str | None, budget: Budget) -> pathlib.Path:
     return out
 
 
+def _keep_compiled_programs(budget: str) -> None:
+    """What one experiment compiles serves the next; in a toy nothing else takes time."""
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = pathlib.Path("work/jax_cache").resolve()
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if budget == "toy":
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
 def main(argv=None) -> None:
     """Command line."""
-    # What one experiment compiles serves the next.
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update(
-            "jax_compilation_cache_dir", str(pathlib.Path("work/jax_cache").resolve())
-        )
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -154,6 +158,7 @@ def main(argv=None) -> None:
     if options.list:
         print("\n".join(f"{known.name:<11} {known.cost}" for known in EXPERIMENTS))
         return
+    _keep_compiled_programs(options.budget)
     try:
         if not options.names:
             raise InputError("no NAME given; --list shows them")
@@ -172,6 +177,9 @@ def main(argv=None) -> None:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from here\n")
+        sys.exit(130)
     print(f"see {results_page.page_of(out)}")
 
 

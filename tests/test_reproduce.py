@@ -1,9 +1,22 @@
 """Every table and figure of the paper at toy size; the page of results; what is refused."""
 
+import json
+import pathlib
+import re
+
+import jax
 import pytest
 
 from launch import reproduce, results_page
-from launch.experiments import EXPERIMENTS
+from launch.experiments import EXPERIMENTS, named, scores
+from launch.experiments.setting import Setting
+from tiger_jax import artifacts, eval, make_ids, paper, prepare, train
+from tiger_jax.data import content
+from tiger_jax.data.sequences import Sequences
+from tiger_jax.semantic_ids.table import SemanticIdTable
+
+# Settings of JAX that the command changes.
+CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
 NAMES = [
     *(f"table{number}" for number in range(1, 11)),
@@ -45,3 +58,114 @@ def test_page_of_results_is_what_the_recorded_files_make_of_it():
     assert [line for line in text.splitlines() if line.startswith("## ")][:-1] == [
         f"## {experiment.title}" for experiment in EXPERIMENTS
     ]
+
+
+# --- Toy size of every name ---
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder in which all names run at toy size, sharing what they make and compile."""
+    folder = tmp_path_factory.mktemp("reproduce")
+    kept = {name: getattr(jax.config, name) for name in CACHE}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for verb in (prepare, make_ids, train, eval):
+            # Pages to look at have tests of their own, and take longer to draw than a toy to train.
+            patch.setattr(verb.report, "write", lambda *arguments: None)
+        yield folder
+    for name, value in kept.items():
+        jax.config.update(name, value)
+
+
+def run(name, *flags):
+    reproduce.main([name, "--budget=toy", "--dataset=beauty", *flags])
+    path = pathlib.Path("work/reproduce_toy/results", f"{name}_beauty_toy.json")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "not written" not in named(name).cost])
+def test_every_name_runs_at_toy_size_and_has_its_section(name, toy):
+    # Three seeds are for those who have the time.
+    result = run(name, *(["--seeds=2"] if name == "table9" else []))
+    assert result["values"]
+    page = pathlib.Path("work/reproduce_toy/results/results.md").read_text()
+    section = page.split(f"## {named(name).title}\n")[1].split("\n## ")[0]
+    assert f"[{name}_beauty_toy.json](./{name}_beauty_toy.json)" in section
+    for picture in re.findall(r"\]\((pictures/.*?)\)", section):
+        signature = pathlib.Path("work/reproduce_toy/results", picture).read_bytes()[:8]
+        assert signature == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_result_says_what_it_was_made_from(toy):
+    result = run("table8")
+    sequences = Sequences.load("work/reproduce_toy/beauty/sequences.npz")
+    assert result["values"]["rows"]["with user tokens"]["seeds"] == result["seeds"] == [0]
+    table = SemanticIdTable.load("work/reproduce_toy/beauty/ids/rqvae_adamw/semantic_ids.npz")
+    assert result["tables"] == {"rqvae_adamw": table.checksum()}
+    assert {"commit", "hardware", "date", "command", "encoder", "text_fields"} <= set(result)
+    _, source = content.load_embeddings("work/reproduce_toy/beauty")
+    assert result["data"] == artifacts.checksum(sequences.checksum(), source["checksum"])
+
+
+def test_what_is_there_is_not_measured_again(toy, monkeypatch):
+    run("table8")
+    path = pathlib.Path("work/reproduce_toy/results/table8_beauty_toy.json")
+    before = path.stat().st_mtime_ns
+    monkeypatch.setattr(Setting, "verb", lambda *arguments: pytest.fail("a verb ran"))
+    run("table8")
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"data": "other"}, "made from data other"), ({"tables": {"rqvae_adamw": "x"}}, "IDs x")],
+)
+def test_a_result_of_other_data_or_ids_is_refused_unless_kept(change, message, toy, capsys):
+    result = run("table8")
+    path = pathlib.Path("work/reproduce_toy/results/table8_beauty_toy.json")
+    path.write_text(json.dumps(result | change))
+    with pytest.raises(SystemExit):
+        run("table8")
+    assert message in capsys.readouterr().err
+    assert run("table8", "--keep") == result | change
+    path.write_text(json.dumps(result))
+
+
+# --- The paper's numbers, and ours beside them ---
+
+SCORE = {"value": 0.5, "low": 0.4, "high": 0.6}
+
+
+def test_mean_of_seeds_worked_by_hand():
+    other = {"value": 0.7, "low": 0.6, "high": 0.8}
+    found = [dict.fromkeys(scores.SCORES, score) for score in (SCORE, other)]
+    # The deviation of 0.5 and 0.7 is 0.2 / sqrt(2), and there are two.
+    expected = {"value": 0.6, "low": 0.5, "high": 0.7, "standard_error": 0.1}
+    assert scores.mean_scores(found)["ndcg@5"] == pytest.approx(expected)
+
+
+def test_rows_of_the_paper_stand_behind_ours():
+    rows = {"with user tokens": {"scores": dict.fromkeys(scores.SCORES, SCORE), "seeds": [0]}}
+    result = {"dataset": "beauty", "budget": "cpu", "values": {"rows": rows}}
+    ours = " | ".join(["0.5000 (0.4000-0.6000)"] * 4)
+    assert scores.scores_table([result], "table8").splitlines()[4:] == [
+        f"| with user tokens | cpu, 1 seed | {ours} |",
+        "| *with user tokens* | *paper* | *0.0454* | *0.0321* | *0.0648* | - |",
+        "| *no user information* | *paper* | *0.0446* | *0.0302* | *0.0648* | - |",
+    ]
+
+
+def test_numbers_of_the_paper_agree_where_tables_repeat_each_other():
+    """Tables 2, 5, 7, 8 and 10 repeat rows of Table 1; misprints are marked."""
+    tables = paper.numbers()
+    tiger = {dataset: rows["TIGER"] for dataset, rows in tables["table1"]["rows"].items()}
+    for dataset, rows in tables["table2"]["rows"].items():
+        assert rows["RQ-VAE"] == tiger[dataset]
+        assert tables["table7"]["rows"][dataset]["P5"] == tables["table1"]["rows"][dataset]["P5"]
+    assert tables["table5"]["rows"]["4"] == tiger["beauty"]
+    assert tables["table10"]["rows"]["Beauty alone"] == tiger["beauty"]
+    assert tables["table8"]["rows"]["with user tokens"].items() <= tiger["beauty"].items()
+    assert "NDCG@10" in tables["table8"]["note"]
+    assert "0.3047" in tables["table10"]["note"]
+    assert json.loads((results_page.ROOT / "launch" / "paper_numbers.json").read_text()) == tables

@@ -28,6 +28,7 @@ killed one goes on where it was:
     setting.folder                     the prepared folder (prepared if it is not there)
     setting.sequences                  its Sequences
     setting.ids(card, variant, flags)  name of IDs in it by gin/ids/CARD.gin; "": the budget's own
+    setting.content_ids()              those of an RQ-VAE of content alone, as in the paper
     setting.table(ids)                 their table
     setting.train(ids, variant, flags, seed)   name of a trained run; variant tells it from others
     setting.evaluate(run)              what `tiger_jax.eval` says of it, as a dictionary
@@ -49,16 +50,36 @@ which `scores_table` does. An experiment with pictures has a third function,
 `![what is to be seen](pictures/NAME.png)`.
 """
 
-from launch.experiments import memory, not_yet, table6
+from launch.experiments import (
+    figure4,
+    figure6,
+    id_schemes,
+    memory,
+    networks,
+    not_yet,
+    table1,
+    table6,
+)
 from launch.experiments.experiment import Experiment
 
 EXPERIMENTS: tuple[Experiment, ...] = (
-    *not_yet.TABLES_1_TO_5,
+    table1.EXPERIMENT,
+    id_schemes.TABLE2,
+    not_yet.TABLE3,
+    not_yet.TABLE4,
+    networks.TABLE5,
     table6.EXPERIMENT,
-    *not_yet.TABLES_7_TO_10,
-    *not_yet.OTHERS,
+    id_schemes.TABLE7,
+    networks.TABLE8,
+    networks.TABLE9,
+    id_schemes.TABLE10,
+    id_schemes.ID_SHAPES,
+    figure4.EXPERIMENT,
+    not_yet.FIGURE5,
+    figure6.EXPERIMENT,
     memory.EXPERIMENT,
-    *not_yet.OURS,
+    not_yet.INFREQUENT,
+    not_yet.BEYOND,
 )
 
 

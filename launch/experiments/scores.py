@@ -38,7 +38,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def scores_table(
     results: Sequence[Mapping[str, Any]],
-    theirs: str = "",
+    theirs: str | Sequence[str] = (),
     names: Mapping[str, str] | None = None,
     part: str = "scores",
 ) -> str:
@@ -47,8 +47,8 @@ def scores_table(
     Args:
       results: recorded results whose values have "rows", {label: what `Setting.tiger` returns, or
         {"scores": what `metrics.score` returns}}.
-      theirs: table of the paper; its rows are {label: {metric: number}}, of one dataset or, below
-        {dataset: ...}, of several.
+      theirs: tables of `paper.numbers()`; their rows are {label: {metric: number}}, of one dataset
+        or, below {dataset: ...}, of several.
       names: {label of the paper: label of ours} where a row of the paper belongs behind one of
         ours; other rows of the paper come last.
       part: which of the two scores is shown, scores or with_history_items.
@@ -76,14 +76,13 @@ def scores_table(
 _HEADER = [name.replace("recall", "Recall").replace("ndcg", "NDCG") for name in SCORES]
 
 
-def _printed(theirs: str, dataset: str) -> dict[str, dict[str, float]]:
-    """The paper's rows for a dataset; a table without datasets is of Beauty."""
-    if not theirs:
-        return {}
-    rows = paper.numbers()[theirs]["rows"]
-    if dataset in rows:
-        return dict(rows[dataset])
-    return dict(rows) if dataset == "beauty" and "beauty" not in rows else {}
+def _printed(theirs: str | Sequence[str], dataset: str) -> dict[str, dict[str, float]]:
+    """The rows for a dataset; a table without datasets is of Beauty."""
+    printed = {}
+    for table in (theirs,) if isinstance(theirs, str) else theirs:
+        rows = paper.numbers()[table]["rows"]
+        printed |= rows.get(dataset, {} if "beauty" in rows else rows)
+    return printed
 
 
 def _size(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -104,5 +103,5 @@ def _cell(score: Mapping[str, float]) -> str:
 
 
 def _paper_row(name: str, scores: Mapping[str, float]) -> list[str]:
-    cells = [f"*{scores[metric]:.4f}*" if metric in scores else "*not given*" for metric in SCORES]
-    return [f"*{name}*", "*paper*", *cells]
+    cells = [f"*{scores[metric]:.4f}*" if metric in scores else "-" for metric in SCORES]
+    return [f"*{name}*", f"*{scores.get('source', 'paper')}*", *cells]

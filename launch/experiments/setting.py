@@ -35,8 +35,8 @@ class Budget:
       what: what that means, in words.
       card: gin card of the whole path, by dataset.
       folder: prepared folder, by dataset.
-      ids: name of the IDs that the card itself makes.
-      ids_flags: for all other IDs; or {card of gin/ids: flags}.
+      content_ids: card of gin/ids for an RQ-VAE of the items' content alone, as in the paper.
+      ids_flags: {card of gin/ids: flags of make_ids}.
       small: flags of `prepare`, by dataset; empty where the data are real.
     """
 
@@ -44,7 +44,7 @@ class Budget:
     what: str
     card: str
     folder: str
-    ids: str
+    content_ids: str
     ids_flags: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     small: Sequence[str] = ()
 
@@ -55,14 +55,12 @@ class Budget:
 
 
 # 120 items need no 256 codes a level, and may leave most of them out.
-_FEW_CODES = dict.fromkeys(
-    ("residual", "hierarchical", "rqvae", "rqvae_adamw"), ("--gin.CODEBOOK_SIZES=(8,8,8)",)
-) | {
+_SMALL_RQVAE = ("--gin.NUM_EPOCHS=5", "--gin.schemes.rqvae.hidden_sizes=(16,)")
+_FEW_CODES = {
     "lsh": ("--gin.HYPERPLANES=3",),
-    "random": ("--gin.CODEBOOK_SIZES=(8,8,8)",),
-    "vqvae": ("--gin.CODEBOOK_SIZES=(8,8,8,8)",),
-    "rqvae_6x64": ("--gin.CODEBOOK_SIZES=(4,4,4,4,4,4)",),
-    "figure4": ("--gin.CODEBOOK_SIZES=(4,4,8)",),
+    "random": ("--gin.CODEBOOK_SIZES=(8,8,8,8)",),
+    "rqvae_6x64": ("--gin.CODEBOOK_SIZES=(4,4,4,4,4,4)", *_SMALL_RQVAE),
+    "figure4": ("--gin.CODEBOOK_SIZES=(4,4,8)", *_SMALL_RQVAE),
 }
 
 # The one place that says which cards the experiments run.
@@ -103,6 +101,7 @@ class Setting:
       dataset: beauty, sports or toys.
       budget: see `BUDGETS`.
       seeds: of the models; Semantic IDs are made with seed 0, once for all of them.
+      card: the budget's gin card for the dataset.
       tables: {name of IDs: checksum of their table}, those used so far.
     """
 
@@ -148,7 +147,10 @@ class Setting:
 
     def verb(self, module: ModuleType, *flags: str) -> None:
         """Runs a verb with the budget's card; a fault of the input ends the process, as always."""
-        module.main([module.__name__, f"--gin_file={self.card}", *flags])
+        self._run(module, self.card, *flags)
+
+    def _run(self, module: ModuleType, gin_file: str, *flags: str) -> None:
+        module.main([module.__name__, f"--gin_file={gin_file}", *flags])
         # Each program runs in one verb alone.
         jax.clear_caches()
 
@@ -160,20 +162,24 @@ class Setting:
           variant: tells these IDs from others by the same card.
           flags: of make_ids.
         """
-        name = "_".join(part for part in (card or self.budget.ids, variant) if part)
+        own = self.macro("IDS")
+        name = "_".join(part for part in (card or own, variant) if part)
         path = self.folder / "ids" / name / "semantic_ids.npz"
         if not path.is_file():
-            if card and card != self.budget.ids:
-                flags = (
-                    f"--gin_file=gin/ids/{card}.gin",
-                    *self.budget.ids_flags.get(card, ()),
-                    *flags,
-                )
+            # What the budget's card sets for its own IDs is not for others.
+            gin_file = f"gin/ids/{card}.gin" if card and card != own else self.card
+            flags = (*self.budget.ids_flags.get(card, ()), *flags)
             if self.budget.is_toy:
-                flags = (*flags, "--min_codebook_usage=0")
-            self.verb(make_ids, f"--folder={self.folder}", *flags, f"--ids={name}", "--seed=0")
+                flags = ("--min_codebook_usage=0", *flags)
+            self._run(
+                make_ids, gin_file, f"--folder={self.folder}", f"--ids={name}", "--seed=0", *flags
+            )
         self.tables[name] = SemanticIdTable.load(path).checksum()
         return name
+
+    def content_ids(self) -> str:
+        """Name of IDs by an RQ-VAE of the items' content alone, as the paper's are."""
+        return self.ids(self.budget.content_ids)
 
     def table(self, ids: str) -> SemanticIdTable:
         """The table of IDs of the folder."""
@@ -204,16 +210,20 @@ class Setting:
     def _embedding_rows(self, ids: str) -> Sequence[str]:
         """More rows for IDs with more tokens than the card has room for."""
         rows = self.network().vocab_size
-        num_users = gin.query_parameter("%NUM_USER_TOKENS")
+        num_users = self.macro("NUM_USER_TOKENS")
         needed = Vocabulary(self.table(ids).codebook_sizes, num_users).size
         return (f"--gin.network.NetworkConfig.vocab_size={needed}",) if needed > rows else ()
 
-    def network(self) -> NetworkConfig:
-        """Sizes of the budget's network."""
+    def macro(self, name: str) -> Any:
+        """What the budget's card sets."""
         gin.clear_config()
         gin.add_config_file_search_path(str(ROOT))
         gin.parse_config_file(self.card)
-        return gin.query_parameter("%NETWORK").scoped_configurable_fn()
+        return gin.query_parameter(f"%{name}")
+
+    def network(self) -> NetworkConfig:
+        """Sizes of the budget's network."""
+        return self.macro("NETWORK").scoped_configurable_fn()
 
     def evaluate(self, run: str, *flags: str, name: str = "test") -> dict[str, Any]:
         """What `tiger_jax.eval` says of a run; said once.

@@ -1,0 +1,102 @@
+"""Tables 5, 8 and 9: TIGER with other networks, without user tokens, with other seeds."""
+
+from launch.experiments.experiment import Experiment
+from launch.experiments.scores import SCORES, markdown, scores_table
+from launch.experiments.setting import DATASETS, Setting
+from tiger_jax import paper
+
+_LAYERS, _FEW_LAYERS = (3, 4, 5), (1, 2)
+
+
+def run_table5(setting: Setting) -> dict:
+    """As many layers in the encoder as in the decoder."""
+    network = setting.network()
+    rows = {}
+    for layers in _FEW_LAYERS if setting.budget.is_toy else _LAYERS:
+        flags = (
+            f"--gin.network.NetworkConfig.num_encoder_layers={layers}",
+            f"--gin.network.NetworkConfig.num_decoder_layers={layers}",
+        )
+        is_own = layers == network.num_encoder_layers == network.num_decoder_layers
+        rows[f"{layers} layers"] = setting.tiger(
+            variant="" if is_own else f"{layers}_layers", flags=() if is_own else flags
+        )
+    return {"rows": rows}
+
+
+def show_table5(results: list[dict]) -> str:
+    """A row a number of layers."""
+    return scores_table(results, "table5", {str(layers): f"{layers} layers" for layers in _LAYERS})
+
+
+def run_table8(setting: Setting) -> dict:
+    """With the hashed user in front of the history, and without."""
+    return {
+        "rows": {
+            "no user information": setting.tiger(
+                variant="no_users", flags=("--num_user_tokens=0",)
+            ),
+            "with user tokens": setting.tiger(),
+        }
+    }
+
+
+def show_table8(results: list[dict]) -> str:
+    """Two rows; the paper's table has no column of NDCG@10, Table 1 has it for the second row."""
+    note = "The paper's table lacks the column NDCG@10."
+    return f"{note}\n\n{scores_table(results, 'table8')}"
+
+
+def run_table9(setting: Setting) -> dict:
+    """The same with several seeds."""
+    return {"rows": {"TIGER": setting.tiger()}}
+
+
+def show_table9(results: list[dict]) -> str:
+    """Means and standard errors over the seeds."""
+    rows = []
+    for result in results:
+        found = result["values"]["rows"]["TIGER"]
+        number = len(found["seeds"])
+        cells = [_cell(found["scores"][name]) for name in SCORES]
+        rows.append([result["dataset"], f"{result['budget']}, {number} seeds", *cells])
+        printed = paper.numbers()["table9"]["rows"][result["dataset"]]
+        cells = [f"*{_theirs(printed[name])}*" for name in SCORES]
+        rows.append([f"*{result['dataset']}*", "*paper, 3 seeds*", *cells])
+    header = ["", "budget", *(name.capitalize().replace("Ndcg", "NDCG") for name in SCORES)]
+    return "Mean and standard error over the seeds.\n\n" + markdown(header, rows)
+
+
+def _cell(score: dict[str, float]) -> str:
+    return f"{score['value']:.4f} ± {score.get('standard_error', float('nan')):.5f}"
+
+
+def _theirs(score: dict[str, float]) -> str:
+    return f"{score['mean']:.4f} ± {score['standard_error']:.5f}"
+
+
+TABLE5 = Experiment(
+    name="table5",
+    title="Table 5: layers",
+    datasets=("beauty",),
+    cost="3 trainings a seed",
+    run=run_table5,
+    show=show_table5,
+)
+TABLE8 = Experiment(
+    name="table8",
+    title="Table 8: user tokens",
+    datasets=("beauty",),
+    cost="2 trainings a seed",
+    run=run_table8,
+    show=show_table8,
+)
+TABLE9 = Experiment(
+    name="table9",
+    title="Table 9: three seeds",
+    datasets=DATASETS,
+    cost="1 training a dataset and seed",
+    run=run_table9,
+    show=show_table9,
+    seeds=3,
+)

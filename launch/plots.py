@@ -1,0 +1,124 @@
+"""Pictures of the page of results: PNG files drawn by matplotlib, colours for any colour vision.
+
+A picture has panels side by side, {title: what is in it}. What the paper says is black.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tiger_jax.report.pictures import COLORS
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "text.parse_math": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    # Over bars it stays readable.
+    "legend.framealpha": 0.85,
+    "legend.edgecolor": "none",
+    "legend.fontsize": 8,
+}
+_PANEL = (3.6, 3.0)  # inches
+_DOTS_AN_INCH = 110
+_MARKERS = "osD^vPX*"
+# Where the names of categories are longer, they say nothing more.
+_LONGEST_NAME = 30
+
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+
+
+def lines(
+    path: pathlib.Path,
+    panels: Mapping[str, Curves],
+    x_label: str,
+    y_label: str,
+    theirs: Curves | None = None,
+    their_ranges: Mapping[float, tuple[float, float]] | None = None,
+) -> None:
+    """Curves over one axis; a name has the same colour and marker in all panels.
+
+    Args:
+      path: file to write.
+      panels: {title: {name: (x, y)}}.
+      x_label: of the horizontal axes, with the unit.
+      y_label: of the vertical axes, which are the same for all panels.
+      theirs: curves of the paper, drawn in every panel.
+      their_ranges: {x: (low, high)} that the paper states, drawn in every panel.
+    """
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+
+    def draw(axes, title):
+        for name, (x, y) in panels[title].items():
+            place = names.index(name)
+            color, marker = COLORS[place % len(COLORS)], _MARKERS[place % len(_MARKERS)]
+            axes.plot(x, y, color=color, marker=marker, markersize=3.5, label=name)
+        for name, (x, y) in (theirs or {}).items():
+            axes.plot(x, y, color="black", linestyle="--", marker="x", label=f"{name}, paper")
+        for place, (x, (low, high)) in enumerate((their_ranges or {}).items()):
+            label = "range in the paper" if place == 0 else None
+            middle = (low + high) / 2
+            axes.errorbar(
+                [x], [middle], (high - low) / 2, color="black", capsize=4, fmt="none", label=label
+            )
+        axes.set(xlabel=x_label, title=title)
+        axes.grid(visible=True)
+        axes.set_ylim(bottom=0)
+
+    _save(path, list(panels), draw, y_label, share_y=True)
+
+
+def bars(
+    path: pathlib.Path,
+    panels: Mapping[str, tuple[Sequence[str], Mapping[str, Sequence[float]]]],
+    x_label: str,
+) -> None:
+    """Horizontal bars made of parts, the parts' colours explained in each panel.
+
+    Args:
+      path: file to write.
+      panels: {title: (names of the bars, {part: its length in each bar})}; at most eight parts.
+      x_label: of the horizontal axes.
+    """
+
+    def draw(axes, title):
+        names, parts = panels[title]
+        base = np.zeros(len(names))
+        for place, (part, lengths) in enumerate(parts.items()):
+            axes.barh(np.arange(len(names)), lengths, left=base, color=COLORS[place], label=part)
+            base = base + np.asarray(lengths, float)
+        axes.set_yticks(np.arange(len(names)), [name[:_LONGEST_NAME] for name in names])
+        axes.invert_yaxis()
+        axes.set(xlabel=x_label, title=title, xlim=(0, 1.05 * max(base, default=1)))
+        axes.grid(axis="x")
+
+    _save(path, list(panels), draw, "", share_y=False, width=1.5)
+
+
+def _save(path, titles, draw, y_label, share_y, width=1.0) -> None:
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        # Two panels a line can be read where the page is narrow.
+        columns = min(len(titles), 3 if width == 1 else 2)
+        lines = -(-len(titles) // columns)
+        size = (width * _PANEL[0] * columns, _PANEL[1] * lines)
+        figure = Figure(size, dpi=_DOTS_AN_INCH, layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False, sharey=share_y).flat
+        for axes, title in zip(grid, titles, strict=False):
+            draw(axes, title)
+            axes.legend()
+        for axes in list(grid)[len(titles) :]:
+            axes.set_axis_off()
+        if y_label:
+            figure.supylabel(y_label, fontsize=9)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Nothing in the file that tells when and by which version.
+        FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
