@@ -206,6 +206,8 @@ def t5x(model: TigerModel, params, groups, data, seed) -> Contestant:
     from t5x.examples.t5 import network
 
     sizes = dataclasses.asdict(model.config) | {"dtype": "float32"}
+    for ours_alone in ("causal_encoder", "rematerialise"):
+        sizes.pop(ours_alone)
     module = network.Transformer(network.T5Config(**sizes, mlp_activations=("relu",)))
     vocabulary = seqio.PassThroughVocabulary(model.config.vocab_size)
     rules = adafactor.standard_logical_factor_rules()

@@ -252,6 +252,27 @@ def test_items_of_a_sequence_cost_together_what_they_cost_one_by_one(key, normal
     np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
 
 
+def test_layers_computed_again_in_the_backward_pass_have_the_same_gradient(key, batch):
+    plain, again = (
+        TigerModel(small_config(rematerialise=rematerialise), SMALL)
+        for rematerialise in (False, True)
+    )
+    params = plain.init(key)
+    assert jax.tree.structure(again.init(key)) == jax.tree.structure(params)
+
+    def gradient(model):
+        return jax.grad(lambda params: model.loss_fn(params, batch, jax.random.key(3))[0])
+
+    program = str(jax.make_jaxpr(gradient(again))(params))
+    assert program.count("remat") >= 4  # each of 2 + 2 layers
+    for one, other in zip(
+        jax.tree.leaves(gradient(plain)(params)),
+        jax.tree.leaves(gradient(again)(params)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_dropout_changes_the_loss_only_where_it_is_asked_for(key, batch):
     model = TigerModel(small_config(), SMALL)
     params = model.init(key)

@@ -152,6 +152,26 @@ def test_a_step_on_sequences_is_the_step_on_all_their_prefixes(folder):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_of_several_batches_make_one_step(folder):
+    """`optax.MultiSteps` as the optimizer: two batches of 8 move as one of 16."""
+    sequences, table, vocabulary = loaded(folder)
+    model = TigerModel(dataclasses.replace(NETWORK, dropout_rate=0.0), vocabulary)
+    made = examples.prefix_examples(sequences, 6)
+    data = batching.device_data(made, sequences, table, vocabulary)
+    rows = np.random.default_rng(0).permutation(len(made))[:16]
+    params = []
+    for optimizer, batches in (
+        (optax.MultiSteps(optax.sgd(0.1), 2), rows.reshape(2, 8)),
+        (optax.sgd(0.1), rows[None]),
+    ):
+        groups = examples.LengthGroups((6,), (batches.shape[1],))
+        step_fn = train.make_step_fn(model, optimizer, groups, seed=0)
+        state = train_state.TrainState.create(model.init(jax.random.key(0)), optimizer)
+        params.append(step_fn(state, data, batches)[0].params)
+    for one, other in zip(*map(jax.tree.leaves, params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_a_run_on_sequences_learns_and_resumes_to_the_same_bits(folder):
     changes = {
         "train_on": "sequences",

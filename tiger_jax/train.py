@@ -350,7 +350,7 @@ def _claim_run(run_folder: pathlib.Path, settings: dict, configuration: str) -> 
         found = artifacts.load_json(path, "python -m tiger_jax.train", needs=("ids", "network"))
         # What runs older than these settings did.
         found = {"group_multiple": 1, "train_on": "prefixes", **found}
-        found["network"] = {"causal_encoder": False} | found["network"]
+        found["network"] = dataclasses.asdict(NetworkConfig(**found["network"]))
         for name, value in settings.items():
             if found.get(name) != value:
                 raise artifacts.InputError(

@@ -4,6 +4,7 @@ Shapes and parameters only: what is a loss or a search stands in `model.py` and 
 """
 
 import dataclasses
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class NetworkConfig:
       dtype: what the factors of matrix products are rounded to; all else is float32.
       causal_encoder: a token of the history sees itself and older ones alone, so that all items of
         a sequence can be predicted in one pass; in the paper's T5 it sees newer ones as well.
+      rematerialise: the backward pass computes the activations of a layer again instead of keeping
+        them: less memory for a third more work.
     """
 
     vocab_size: int
@@ -43,6 +46,7 @@ class NetworkConfig:
     logits_via_embedding: bool
     dtype: str = "float32"
     causal_encoder: bool = False
+    rematerialise: bool = False
 
     def attention(self) -> layers.Attention:
         """An attention layer of these sizes."""
@@ -57,6 +61,14 @@ class NetworkConfig:
     def norm(self) -> layers.RmsNorm:
         """A layer norm."""
         return layers.RmsNorm()
+
+    def stack(self, layer: type[nn.Module], count: int) -> list[nn.Module]:
+        """Layers of the encoder or the decoder."""
+        if self.rematerialise:
+            # The last argument of a layer, enable_dropout, is no array.
+            last = len(inspect.signature(layer.__call__).parameters) - 1
+            layer = nn.remat(layer, static_argnums=(last,))
+        return [layer(self) for _ in range(count)]
 
 
 class EncoderLayer(nn.Module):
@@ -135,7 +147,7 @@ class Encoder(nn.Module):
         self.relpos_bias = layers.RelativePositionBias(
             self.config.num_heads, bidirectional=not self.config.causal_encoder
         )
-        self.layers = [EncoderLayer(self.config) for _ in range(self.config.num_encoder_layers)]
+        self.layers = self.config.stack(EncoderLayer, self.config.num_encoder_layers)
         self.encoder_norm = self.config.norm()
         self.dropout = layers.Dropout(self.config.dropout_rate)
 
@@ -159,7 +171,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         self.relpos_bias = layers.RelativePositionBias(self.config.num_heads, bidirectional=False)
-        self.layers = [DecoderLayer(self.config) for _ in range(self.config.num_decoder_layers)]
+        self.layers = self.config.stack(DecoderLayer, self.config.num_decoder_layers)
         self.decoder_norm = self.config.norm()
         self.dropout = layers.Dropout(self.config.dropout_rate)
         if not self.config.logits_via_embedding:
