@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import subprocess
 import tracemalloc
 
 import numpy as np
@@ -158,3 +159,21 @@ def test_checksum_tells_types_shapes_and_boundaries_apart():
 def test_file_checksum_is_sha256(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert artifacts.file_checksum(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()[:16]
+
+
+def test_provenance_minds_changed_code_and_not_what_commands_write(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "tiger_jax" / "artifacts.py"))
+    assert artifacts.provenance() == {"commit": "unknown"}
+    for name in ("tiger_jax/code.py", "docs/results.md", "results/table.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("before")
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
+    for arguments in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "All")):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    commit = artifacts.provenance()["commit"]
+    assert len(commit) == 12
+    (tmp_path / "docs/results.md").write_text("after")
+    (tmp_path / "results/table.json").write_text("after")
+    assert artifacts.provenance() == {"commit": commit}
+    (tmp_path / "tiger_jax/code.py").write_text("after")
+    assert artifacts.provenance() == {"commit": commit + "+"}

@@ -243,7 +243,8 @@ def file_checksum(path: str | os.PathLike) -> str:
 def provenance() -> dict[str, str]:
     """The code that makes an artifact: the git commit of this checkout, or "unknown".
 
-    A commit with "+" behind it had uncommitted changes in tracked files.
+    A commit with "+" behind it had uncommitted changes in tracked files, other than those in docs/
+    and results/, which commands write and which change nothing that is made.
     """
     root = pathlib.Path(__file__).resolve().parent.parent
 
@@ -253,7 +254,8 @@ def provenance() -> dict[str, str]:
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no")
+        made = (":(exclude)docs", ":(exclude)results")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *made)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "unknown"}
     return {"commit": commit + ("+" if changed else "")}

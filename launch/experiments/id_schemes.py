@@ -8,7 +8,7 @@ from launch.experiments.setting import DATASETS, Setting
 _ROWS = {
     "rqvae": "RQ-VAE",
     "rqvae_adamw": "RQ-VAE",
-    "rqvae_cooccurrence": "RQ-VAE of content and co-occurrence",
+    "residual_cooccurrence": "residual k-means of content and co-occurrence",
     "residual": "residual k-means",
     "vqvae": "VQ-VAE",
     "hierarchical": "hierarchical k-means",
