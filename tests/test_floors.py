@@ -28,7 +28,8 @@ FLOORS = {
     "requests": 4,
     "saved_run": 4,
     "recommender": 5,
-    "baselines": 5,
+    "baselines": 4,
+    "sasrec": 5,
     "new_items": 5,
     "prepare": 6,
     "make_ids": 6,
@@ -38,6 +39,7 @@ FLOORS = {
     "serve": 7,
     "eval": 6,
     "runs": 6,
+    "train_sasrec": 6,
     # Validates through the recommender, as eval does.
     "train": 6,
     # Beside the path: what T5X needs. The adapter is the only module that imports it.

@@ -1,9 +1,11 @@
 """A training run as it lies on disk: model, parameters and the Semantic IDs that it speaks."""
 
 import dataclasses
+import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -15,7 +17,7 @@ from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary
 
-_TRAIN = "python -m tiger_jax.train"
+TRAIN = "python -m tiger_jax.train"
 # What a run has to say of itself.
 _SETTINGS = ("ids", "table", "network", "num_user_tokens", "normalize", "max_history")
 
@@ -61,16 +63,16 @@ def load(
         longer those that the run was trained with.
     """
     run_folder = pathlib.Path(folder, "runs", run)
-    settings = artifacts.load_json(run_folder / "run.json", _TRAIN, _SETTINGS)
+    settings = artifacts.load_json(run_folder / "run.json", TRAIN, _SETTINGS)
     sequences = sequences or Sequences.load(pathlib.Path(folder, SEQUENCES))
     table_path = pathlib.Path(folder, "ids", str(settings["ids"]), "semantic_ids.npz")
     table = SemanticIdTable.load(table_path, sequences.header["items_checksum"])
     if not table.continues(settings["table"]):
         raise InputError(
             f"{table_path}: not the table that {run_folder} was trained with; train again"
-            f" under another name with {_TRAIN}"
+            f" under another name with {TRAIN}"
         )
-    with artifacts.refusing_damage(run_folder / "run.json", "run's", _TRAIN):
+    with artifacts.refusing_damage(run_folder / "run.json", "run's", TRAIN):
         model = TigerModel(
             NetworkConfig(**settings["network"]),
             Vocabulary(table.codebook_sizes, settings["num_user_tokens"]),
@@ -82,3 +84,42 @@ def load(
         step = checkpoints.best_step(checkpoint_folder)
     params = checkpoints.load_params(checkpoint_folder, step, shapes)
     return Run(model, params, table, settings["max_history"], step, sequences.item_ids)
+
+
+def claim(
+    run_folder: pathlib.Path,
+    settings: Mapping[str, Any],
+    configuration: str,
+    made_by: str,
+    absent: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a new run's settings, or checks that the run to go on with has the same.
+
+    Args:
+      run_folder: gets run.json and config.gin.
+      settings: what the run's parameters depend on, JSON-able.
+      configuration: gin text that set it up.
+      made_by: the command that trains, for the error message.
+      absent: what settings were before runs knew them; those of the network by their names in it.
+
+    Raises:
+      InputError: the run was begun with other settings.
+    """
+    path = run_folder / "run.json"
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        with artifacts.atomic_path(run_folder / "config.gin") as temporary:
+            temporary.write_text(configuration, encoding="utf-8")
+        artifacts.save_json(path, {**settings, "provenance": artifacts.provenance()})
+        return
+    found = artifacts.load_json(path, made_by, needs=("network",))
+    with artifacts.refusing_damage(path, "run's", made_by):
+        for name, value in (absent or {}).items():
+            nested = isinstance(value, dict)
+            found[name] = value | found[name] if nested else found.get(name, value)
+    for name, value in settings.items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{path}: the run was begun with {name} = {found.get(name)}, now it is {value}; "
+                "give this run another name with --run"
+            )

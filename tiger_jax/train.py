@@ -6,17 +6,24 @@ in data/examples.py.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import tqdm
 
-from tiger_jax import artifacts, batching, checkpoints, command_line, guard_rails, mesh, metrics
+from tiger_jax import (
+    artifacts,
+    batching,
+    checkpoints,
+    command_line,
+    guard_rails,
+    mesh,
+    metrics,
+    saved_run,
+)
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel, num_parameters
@@ -32,6 +39,17 @@ _EXAMPLES = """
 python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin
 python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --run=long --gin.TRAIN_STEPS=20000
 """  # noqa: E501
+
+# What runs did that are older than these settings.
+_OLDER = {
+    "group_multiple": 1,
+    "train_on": "prefixes",
+    "network": {
+        field.name: field.default
+        for field in dataclasses.fields(NetworkConfig)
+        if field.default is not dataclasses.MISSING
+    },
+}
 
 
 def train(
@@ -137,11 +155,11 @@ def train(
         "seed": seed,
     }
     if writes:
-        _claim_run(run_folder, settings, configuration)
+        saved_run.claim(run_folder, settings, configuration, saved_run.TRAIN, _OLDER)
     metadata = {"best": {"step": 0, "ndcg@10": -1.0}, "seconds": 0.0}
     saved_steps = checkpoints.steps(run_folder / "checkpoints")
     if saved_steps:
-        state = _restore(run_folder / "checkpoints", saved_steps[-1], state)
+        state = state.restored(run_folder / "checkpoints", saved_steps[-1])
         metadata = checkpoints.load_metadata(run_folder / "checkpoints", saved_steps[-1])
     best, seconds = metadata["best"], metadata["seconds"]
     if saved_steps and writes:
@@ -340,36 +358,6 @@ def _require_whole_calls(steps_per_call: int, **periods: int) -> None:
             raise artifacts.InputError(
                 f"{name} is {period}, which is no multiple of steps_per_call, {steps_per_call}"
             )
-
-
-def _claim_run(run_folder: pathlib.Path, settings: dict, configuration: str) -> None:
-    """Writes the run's settings, or checks that the run to go on with has the same."""
-    path = run_folder / "run.json"
-    settings = json.loads(json.dumps(settings))
-    if path.exists():
-        found = artifacts.load_json(path, "python -m tiger_jax.train", needs=("ids", "network"))
-        # What runs older than these settings did.
-        found = {"group_multiple": 1, "train_on": "prefixes", **found}
-        found["network"] = dataclasses.asdict(NetworkConfig(**found["network"]))
-        for name, value in settings.items():
-            if found.get(name) != value:
-                raise artifacts.InputError(
-                    f"{path}: the run was begun with {name} = {found.get(name)}, now it is "
-                    f"{value}; give this run another name with --run"
-                )
-        return
-    with artifacts.atomic_path(run_folder / "config.gin") as temporary:
-        temporary.write_text(configuration, encoding="utf-8")
-    artifacts.save_json(path, {**settings, "provenance": artifacts.provenance()})
-
-
-def _restore(folder: pathlib.Path, step: int, state: TrainState) -> TrainState:
-    restored = TrainState(
-        step=jnp.asarray(step, jnp.int32),
-        params=checkpoints.load_params(folder, step, state.params),
-        opt_state=checkpoints.load_opt_state(folder, step, state.opt_state),
-    )
-    return jax.tree.map(jnp.asarray, restored)
 
 
 def _names(steps: list[int]) -> str:

@@ -1,10 +1,13 @@
 """What training carries from step to step, its optimizers and its schedules."""
 
+import os
+
 import flax
 import jax
 import jax.numpy as jnp
 import optax
 
+from tiger_jax import checkpoints
 from tiger_jax.artifacts import InputError
 
 
@@ -27,6 +30,15 @@ class TrainState:
         """The state after one step of `optimizer`."""
         updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
         return TrainState(self.step + 1, optax.apply_updates(self.params, updates), opt_state)
+
+    def restored(self, folder: str | os.PathLike, step: int) -> "TrainState":
+        """The state that a checkpoint holds; it must have this one's shapes."""
+        restored = TrainState(
+            step=jnp.asarray(step, jnp.int32),
+            params=checkpoints.load_params(folder, step, self.params),
+            opt_state=checkpoints.load_opt_state(folder, step, self.opt_state),
+        )
+        return jax.tree.map(jnp.asarray, restored)
 
 
 def rsqrt_schedule(learning_rate: float, constant_steps: int) -> optax.Schedule:
