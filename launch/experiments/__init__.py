@@ -54,6 +54,7 @@ from launch.experiments import (
     figure4,
     figure6,
     id_schemes,
+    infrequent,
     memory,
     networks,
     not_yet,
@@ -78,7 +79,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     not_yet.FIGURE5,
     figure6.EXPERIMENT,
     memory.EXPERIMENT,
-    not_yet.INFREQUENT,
+    infrequent.EXPERIMENT,
     not_yet.BEYOND,
 )
 

@@ -1,0 +1,39 @@
+"""SASRec's runs for the experiments that set it beside TIGER: made where missing, shared by all."""
+
+from typing import Any
+
+from launch.experiments.scores import mean_scores
+from launch.experiments.setting import Setting
+from tiger_jax import artifacts, train_sasrec
+from tiger_jax.sasrec import TRAIN, SasRec
+
+_CARD = "--gin_file=gin/baseline/sasrec.gin"
+_TOY = ("--num_epochs=2", "--num_groups=1", "--gin.sasrec.SasRecConfig.width=16")
+_FACTS = ("run", "step", "training", "parameters", "distinct_items", "hardware", "commit")
+
+
+def evaluated(setting: Setting, seed: int) -> dict[str, Any]:
+    """What the training of SASRec with a seed says at its end; it is the same at every budget."""
+    run = f"sasrec-{seed}"
+    path = setting.folder / "runs" / run / "eval" / "test" / "eval.json"
+    if not path.is_file():
+        flags = [f"--folder={setting.folder}", f"--run={run}", f"--seed={seed}"]
+        setting.verb(train_sasrec, _CARD, *flags, *(_TOY if setting.budget.is_toy else ()))
+    return artifacts.load_json(path, TRAIN)
+
+
+def recommender(setting: Setting, seed: int) -> SasRec:
+    """The trained model."""
+    run = evaluated(setting, seed)["run"]
+    return SasRec.load(setting.folder, run, setting.sequences)
+
+
+def row(setting: Setting) -> dict[str, Any]:
+    """A row of a table of scores, as `Setting.tiger` returns it."""
+    found = [evaluated(setting, seed) for seed in setting.seeds]
+    return {
+        "scores": mean_scores([result["without_history_items"] for result in found]),
+        "with_history_items": mean_scores([result["with_history_items"] for result in found]),
+        "seeds": list(setting.seeds),
+        "runs": [{name: result[name] for name in _FACTS} for result in found],
+    }
