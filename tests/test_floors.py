@@ -38,6 +38,8 @@ FLOORS = {
     "export": 6,
     "recommend": 6,
     "serve": 7,
+    "cold_start": 7,
+    "diversity": 7,
     "eval": 6,
     "runs": 6,
     "train_sasrec": 6,
