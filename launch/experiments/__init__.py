@@ -52,6 +52,7 @@ which `scores_table` does. An experiment with pictures has a third function,
 
 from launch.experiments import (
     figure4,
+    figure5,
     figure6,
     id_schemes,
     infrequent,
@@ -59,6 +60,8 @@ from launch.experiments import (
     networks,
     not_yet,
     table1,
+    table3,
+    table4,
     table6,
 )
 from launch.experiments.experiment import Experiment
@@ -66,8 +69,8 @@ from launch.experiments.experiment import Experiment
 EXPERIMENTS: tuple[Experiment, ...] = (
     table1.EXPERIMENT,
     id_schemes.TABLE2,
-    not_yet.TABLE3,
-    not_yet.TABLE4,
+    table3.EXPERIMENT,
+    table4.EXPERIMENT,
     networks.TABLE5,
     table6.EXPERIMENT,
     id_schemes.TABLE7,
@@ -76,7 +79,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     id_schemes.TABLE10,
     id_schemes.ID_SHAPES,
     figure4.EXPERIMENT,
-    not_yet.FIGURE5,
+    figure5.EXPERIMENT,
     figure6.EXPERIMENT,
     memory.EXPERIMENT,
     infrequent.EXPERIMENT,

@@ -12,8 +12,4 @@ def _not_yet(name: str, title: str, datasets: tuple[str, ...] = DATASETS) -> Exp
     return Experiment(name, title, datasets, "not written yet", run, lambda results: "")
 
 
-_BEAUTY = ("beauty",)
-TABLE3 = _not_yet("table3", "Table 3: diversity by temperature", _BEAUTY)
-TABLE4 = _not_yet("table4", "Table 4: categories by temperature", _BEAUTY)
-FIGURE5 = _not_yet("figure5", "Figure 5: cold start", _BEAUTY)
 BEYOND = _not_yet("beyond", "Beyond the paper: TIGER, SASRec, counting, and their fusions")
