@@ -26,7 +26,7 @@ from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import SEQUENCES
 
 TOY_OUT = "work/reproduce_toy/results"
-_NEEDS = ("name", "dataset", "budget", "seeds", "values", "data", "tables")
+_NEEDS = ("name", "dataset", "budget", "seeds", "values", "data", "tables", "complete")
 
 
 def reproduce(
@@ -88,12 +88,29 @@ def _is_done(path: pathlib.Path, setting: Setting, keep: bool) -> bool:
             f"{path}: made from {foreign[0]}; remove it to measure anew, name another folder with "
             "--out, or leave it as it is with --keep"
         )
-    return bool(foreign) or len(found["seeds"]) >= len(setting.seeds)
+    return bool(foreign) or (found["complete"] and len(found["seeds"]) >= len(setting.seeds))
 
 
 def _measure(experiment: Experiment, setting: Setting, path: pathlib.Path) -> None:
+    """Writes down what the experiment finds, after each of its parts where it has several."""
     started = time.monotonic()
-    values = experiment.run(setting)
+    found = experiment.run(setting)
+    values = {}
+    for values in [found] if isinstance(found, dict) else found:
+        _save(experiment, setting, path, values, isinstance(found, dict), started)
+    if not isinstance(found, dict):
+        _save(experiment, setting, path, values, True, started)
+    print(f"wrote {path}")
+
+
+def _save(
+    experiment: Experiment,
+    setting: Setting,
+    path: pathlib.Path,
+    values: dict,
+    complete: bool,
+    started: float,
+) -> None:
     command = f"python -m launch.reproduce {experiment.name} --dataset={setting.dataset}"
     command += f" --budget={setting.budget.name} --seeds={len(setting.seeds)}"
     artifacts.save_json(
@@ -104,6 +121,7 @@ def _measure(experiment: Experiment, setting: Setting, path: pathlib.Path) -> No
             "budget": setting.budget.name,
             "card": setting.card,
             "seeds": list(setting.seeds),
+            "complete": complete,
             "values": values,
             **setting.facts(),
             "tables": setting.tables,
@@ -114,7 +132,6 @@ def _measure(experiment: Experiment, setting: Setting, path: pathlib.Path) -> No
             **artifacts.provenance(),
         },
     )
-    print(f"wrote {path}")
 
 
 def _out(given: str | None, budget: Budget) -> pathlib.Path:
@@ -172,8 +189,11 @@ def main(argv=None) -> None:
         out = _out(options.out, budget)
         datasets = tuple(filter(None, options.dataset.split(",")))
         for name in options.names:
-            reproduce(name, datasets, budget, options.seeds, out, options.keep)
-            results_page.write(out)
+            try:
+                reproduce(name, datasets, budget, options.seeds, out, options.keep)
+            finally:
+                # Of what was found before it was cut off as well.
+                results_page.write(out)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -94,7 +94,8 @@ def _source(experiment: Experiment, result: dict, where: str) -> str:
     )
     return (
         f"<sub>[{name}]({where}/{name}): `{result['command']}`, {result['date']}, commit "
-        f"{result['commit']}; {encoder}; {result['hardware']}, {_duration(result['seconds'])}</sub>"
+        f"{result['commit']}; {encoder}; {result['hardware']}, {_duration(result['seconds'])}"
+        f"{'' if result['complete'] else '; NOT COMPLETE: the same command goes on'}</sub>"
     )
 
 

@@ -117,6 +117,29 @@ def test_what_is_there_is_not_measured_again(toy, monkeypatch):
     assert path.stat().st_mtime_ns == before
 
 
+def test_what_was_found_before_a_cut_is_shown_and_gone_on_with(toy, monkeypatch):
+    whole = run("table8")
+    path = pathlib.Path("work/reproduce_toy/results/table8_beauty_toy.json")
+    page = path.with_name("results.md")
+    path.unlink()
+    tiger = Setting.tiger
+
+    def cut_at_the_second_row(setting, *arguments, variant="", **options):
+        if variant:
+            raise SystemExit(130)
+        return tiger(setting, *arguments, **options)
+
+    monkeypatch.setattr(Setting, "tiger", cut_at_the_second_row)
+    with pytest.raises(SystemExit):
+        run("table8")
+    part = json.loads(path.read_text())
+    assert list(part["values"]["rows"]) == ["with user tokens"]
+    assert "NOT COMPLETE" in page.read_text()
+    monkeypatch.undo()
+    assert run("table8")["values"] == whole["values"]
+    assert "NOT COMPLETE" not in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"data": "other"}, "made from data other"), ({"tables": {"rqvae_adamw": "x"}}, "IDs x")],

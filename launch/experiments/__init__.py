@@ -36,6 +36,9 @@ killed one goes on where it was:
     setting.verb(module, *flags)       any verb, with the budget's gin card
     setting.at(dataset)                the same for another dataset
 
+Where there are several trainings, `run` is better a generator that yields all it has after each, as
+id_schemes.py does: what is cut off is then kept, shown as incomplete, and gone on with.
+
 `flags` are those of the verbs: "--gin.TRAIN_STEPS=100", "--num_user_tokens=0". What a result
 depends on besides (seeds, data, tables of IDs used through the helpers, commit, hardware, time) is
 written into the file by the command. An experiment must run at budget toy in seconds: it uses the

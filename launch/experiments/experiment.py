@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from launch.experiments.setting import Setting
 
@@ -16,7 +16,8 @@ class Experiment:
       title: heading of its section.
       datasets: those that the paper has it for.
       cost: what has to be done if nothing is there yet.
-      run: setting -> what was found, as JSON; for one dataset.
+      run: setting -> what was found, as JSON; for one dataset. Or a generator of what was found so
+        far, which is kept if it is cut off.
       show: all recorded results -> Markdown.
       draw: all recorded results, folder -> writes pictures.
       seeds: number of seeds if not told otherwise.
@@ -26,7 +27,7 @@ class Experiment:
     title: str
     datasets: tuple[str, ...]
     cost: str
-    run: Callable[[Setting], dict]
+    run: Callable[[Setting], dict | Iterator[dict]]
     show: Callable[[list[dict]], str]
     draw: Callable[[list[dict], pathlib.Path], None] | None = None
     seeds: int = 1

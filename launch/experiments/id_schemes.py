@@ -1,5 +1,8 @@
 """Tables 2, 7 and 10 and appendix E: TIGER with Semantic IDs made in other ways."""
 
+import functools
+from collections.abc import Callable, Iterator
+
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import markdown, scores_table
 from launch.experiments.setting import DATASETS, Setting
@@ -19,11 +22,17 @@ _OTHERS = ("residual", "vqvae", "hierarchical", "lsh", "random")
 _FEW = ("lsh", "random")
 
 
-def run_table2(setting: Setting) -> dict:
+def run_table2(setting: Setting) -> Iterator[dict]:
     """Every way of making IDs from content, and the one that looks at nothing."""
     others = _FEW if setting.budget.is_toy else _OTHERS
-    names = [setting.ids(), setting.content_ids(), *map(setting.ids, others)]
-    return {"rows": {_ROWS[ids]: _with_health(setting, ids) for ids in dict.fromkeys(names)}}
+    yield from _rows(
+        {
+            _ROWS[setting.macro("IDS")]: setting.ids,
+            _ROWS[setting.budget.content_ids]: setting.content_ids,
+        }
+        | {_ROWS[card]: functools.partial(setting.ids, card) for card in others},
+        setting,
+    )
 
 
 def show_table2(results: list[dict]) -> str:
@@ -32,14 +41,15 @@ def show_table2(results: list[dict]) -> str:
     return f"{scores_table(results, 'table2', names)}\n\n{_health_table(results)}"
 
 
-def run_table7(setting: Setting) -> dict:
+def run_table7(setting: Setting) -> Iterator[dict]:
     """P5's IDs, integers as pieces of text, in random order and in order of appearance."""
-    return {
-        "rows": {
-            "text IDs in random order": setting.tiger(setting.ids("text")),
-            "text IDs in order of appearance": setting.tiger(setting.ids("text_appearance")),
-        }
-    }
+    yield from _rows(
+        {
+            "text IDs in random order": functools.partial(setting.ids, "text"),
+            "text IDs in order of appearance": functools.partial(setting.ids, "text_appearance"),
+        },
+        setting,
+    )
 
 
 def show_table7(results: list[dict]) -> str:
@@ -52,17 +62,15 @@ def show_table7(results: list[dict]) -> str:
     )
 
 
-def run_table10(setting: Setting) -> dict:
+def run_table10(setting: Setting) -> Iterator[dict]:
     """IDs made from the items of all three datasets together, used on one of them."""
-    others = [setting.at(dataset).folder for dataset in DATASETS if dataset != setting.dataset]
-    flags = (f"--joined_with={','.join(map(str, others))}",)
-    joined = setting.ids(setting.budget.content_ids, "joined", flags)
-    return {
-        "rows": {
-            "joined": _with_health(setting, joined),
-            "this dataset alone": _with_health(setting, setting.content_ids()),
-        }
-    }
+
+    def joined() -> str:
+        others = [setting.at(dataset).folder for dataset in DATASETS if dataset != setting.dataset]
+        flags = (f"--joined_with={','.join(map(str, others))}",)
+        return setting.ids(setting.budget.content_ids, "joined", flags)
+
+    yield from _rows({"this dataset alone": setting.content_ids, "joined": joined}, setting)
 
 
 def show_table10(results: list[dict]) -> str:
@@ -72,14 +80,10 @@ def show_table10(results: list[dict]) -> str:
     return f"{note}\n\n{scores_table(results, 'table10', names)}\n\n{_health_table(results)}"
 
 
-def run_id_shapes(setting: Setting) -> dict:
+def run_id_shapes(setting: Setting) -> Iterator[dict]:
     """Six levels of 64 codes beside three of 256."""
-    return {
-        "rows": {
-            "3 levels of 256": _with_health(setting, setting.content_ids()),
-            "6 levels of 64": _with_health(setting, setting.ids("rqvae_6x64")),
-        }
-    }
+    longer = functools.partial(setting.ids, "rqvae_6x64")
+    yield from _rows({"3 levels of 256": setting.content_ids, "6 levels of 64": longer}, setting)
 
 
 def show_id_shapes(results: list[dict]) -> str:
@@ -88,9 +92,13 @@ def show_id_shapes(results: list[dict]) -> str:
     return f"{note}\n\n{scores_table(results)}\n\n{_health_table(results)}"
 
 
-def _with_health(setting: Setting, ids: str) -> dict:
-    """TIGER with these IDs, and how healthy they are."""
-    return {**setting.tiger(ids), "ids": ids, "health": setting.table(ids).health()}
+def _rows(makers: dict[str, Callable[[], str]], setting: Setting) -> Iterator[dict]:
+    """TIGER with the IDs that each of them makes, and how healthy they are; row by row."""
+    rows = {}
+    for label, maker in makers.items():
+        ids = maker()
+        rows[label] = {**setting.tiger(ids), "ids": ids, "health": setting.table(ids).health()}
+        yield {"rows": rows}
 
 
 def _health_table(results: list[dict]) -> str:

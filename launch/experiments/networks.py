@@ -1,5 +1,7 @@
 """Tables 5, 8 and 9: TIGER with other networks, without user tokens, with other seeds."""
 
+from collections.abc import Iterator
+
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import SCORES, markdown, scores_table
 from launch.experiments.setting import DATASETS, Setting
@@ -8,7 +10,7 @@ from tiger_jax import paper
 _LAYERS, _FEW_LAYERS = (3, 4, 5), (1, 2)
 
 
-def run_table5(setting: Setting) -> dict:
+def run_table5(setting: Setting) -> Iterator[dict]:
     """As many layers in the encoder as in the decoder."""
     network = setting.network()
     rows = {}
@@ -21,7 +23,7 @@ def run_table5(setting: Setting) -> dict:
         rows[f"{layers} layers"] = setting.tiger(
             variant="" if is_own else f"{layers}_layers", flags=() if is_own else flags
         )
-    return {"rows": rows}
+        yield {"rows": rows}
 
 
 def show_table5(results: list[dict]) -> str:
@@ -29,16 +31,12 @@ def show_table5(results: list[dict]) -> str:
     return scores_table(results, "table5", {str(layers): f"{layers} layers" for layers in _LAYERS})
 
 
-def run_table8(setting: Setting) -> dict:
+def run_table8(setting: Setting) -> Iterator[dict]:
     """With the hashed user in front of the history, and without."""
-    return {
-        "rows": {
-            "no user information": setting.tiger(
-                variant="no_users", flags=("--num_user_tokens=0",)
-            ),
-            "with user tokens": setting.tiger(),
-        }
-    }
+    rows = {"with user tokens": setting.tiger()}
+    yield {"rows": rows}
+    without = setting.tiger(variant="no_users", flags=("--num_user_tokens=0",))
+    yield {"rows": {"no user information": without, **rows}}
 
 
 def show_table8(results: list[dict]) -> str:
@@ -47,9 +45,10 @@ def show_table8(results: list[dict]) -> str:
     return f"{note}\n\n{scores_table(results, 'table8')}"
 
 
-def run_table9(setting: Setting) -> dict:
-    """The same with several seeds."""
-    return {"rows": {"TIGER": setting.tiger()}}
+def run_table9(setting: Setting) -> Iterator[dict]:
+    """The same with several seeds, one after another."""
+    for number in range(1, len(setting.seeds) + 1):
+        yield {"rows": {"TIGER": setting.tiger(seeds=setting.seeds[:number])}}
 
 
 def show_table9(results: list[dict]) -> str:
@@ -59,7 +58,8 @@ def show_table9(results: list[dict]) -> str:
         found = result["values"]["rows"]["TIGER"]
         number = len(found["seeds"])
         cells = [_cell(found["scores"][name]) for name in SCORES]
-        rows.append([result["dataset"], f"{result['budget']}, {number} seeds", *cells])
+        seeds = f"{number} seed{'s' * (number > 1)}"
+        rows.append([result["dataset"], f"{result['budget']}, {seeds}", *cells])
         printed = paper.numbers()["table9"]["rows"][result["dataset"]]
         cells = [f"*{_theirs(printed[name])}*" for name in SCORES]
         rows.append([f"*{result['dataset']}*", "*paper, 3 seeds*", *cells])
@@ -68,7 +68,8 @@ def show_table9(results: list[dict]) -> str:
 
 
 def _cell(score: dict[str, float]) -> str:
-    return f"{score['value']:.4f} ± {score.get('standard_error', float('nan')):.5f}"
+    error = f" ± {score['standard_error']:.5f}" if "standard_error" in score else ""
+    return f"{score['value']:.4f}{error}"
 
 
 def _theirs(score: dict[str, float]) -> str:

@@ -238,8 +238,18 @@ class Setting:
             self.verb(eval, f"--folder={self.folder}", f"--run={run}", *flags)
         return artifacts.load_json(path, "python -m tiger_jax.eval")
 
-    def tiger(self, ids: str = "", variant: str = "", flags: Sequence[str] = ()) -> dict[str, Any]:
+    def tiger(
+        self,
+        ids: str = "",
+        variant: str = "",
+        flags: Sequence[str] = (),
+        seeds: Sequence[int] | None = None,
+    ) -> dict[str, Any]:
         """TIGER trained and evaluated with every seed: a row of a table of scores.
+
+        Args:
+          ids, variant, flags: see `train`.
+          seeds: those of the setting where None.
 
         Returns:
           {"scores", "with_history_items", "seeds", "runs"}: means over the seeds of the scores on
@@ -247,12 +257,13 @@ class Setting:
           seed what else the evaluation says.
         """
         found = []
-        for seed in self.seeds:
+        seeds = self.seeds if seeds is None else seeds
+        for seed in seeds:
             run = self.train(ids, variant, flags, seed)
             found.append(self.evaluate(run))
         return {
             "scores": mean_scores([result["without_history_items"] for result in found]),
             "with_history_items": mean_scores([result["with_history_items"] for result in found]),
-            "seeds": list(self.seeds),
+            "seeds": list(seeds),
             "runs": [{name: result[name] for name in _FACTS} for result in found],
         }
