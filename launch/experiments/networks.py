@@ -68,8 +68,10 @@ def show_table9(results: list[dict]) -> str:
 
 
 def _cell(score: dict[str, float]) -> str:
-    error = f" ± {score['standard_error']:.5f}" if "standard_error" in score else ""
-    return f"{score['value']:.4f}{error}"
+    """With one seed there is the interval over the users alone."""
+    if "standard_error" in score:
+        return f"{score['value']:.4f} ± {score['standard_error']:.5f}"
+    return "{value:.4f} ({low:.4f}-{high:.4f})".format(**score)
 
 
 def _theirs(score: dict[str, float]) -> str:
