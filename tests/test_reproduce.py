@@ -169,11 +169,12 @@ def test_mean_of_seeds_worked_by_hand():
 
 
 def test_rows_of_the_paper_stand_behind_ours():
-    rows = {"with user tokens": {"scores": dict.fromkeys(scores.SCORES, SCORE), "seeds": [0]}}
+    row = {"scores": dict.fromkeys(scores.SCORES, SCORE), "seeds": [0]}
+    rows = {"with user tokens": {**row, "runs": [{"training": {"steps": 3000}}]}}
     result = {"dataset": "beauty", "budget": "cpu", "values": {"rows": rows}}
     ours = " | ".join(["0.5000 (0.4000-0.6000)"] * 4)
     assert scores.scores_table([result], "table8").splitlines()[4:] == [
-        f"| with user tokens | cpu, 1 seed | {ours} |",
+        f"| with user tokens | cpu, 3,000 steps, 1 seed | {ours} |",
         "| *with user tokens* | *paper* | *0.0454* | *0.0321* | *0.0648* | - |",
         "| *no user information* | *paper* | *0.0446* | *0.0302* | *0.0648* | - |",
     ]

@@ -32,7 +32,8 @@ killed one goes on where it was:
     setting.table(ids)                 their table
     setting.train(ids, variant, flags, seed)   name of a trained run; variant tells it from others
     setting.evaluate(run)              what `tiger_jax.eval` says of it, as a dictionary
-    setting.tiger(ids, variant, flags) the two together over all seeds: mean scores, intervals
+    setting.tiger(ids, variant, flags) the two together over all seeds: mean scores, intervals;
+                                       brief=True where variants are compared with each other
     setting.verb(module, *flags)       any verb, with the budget's gin card
     setting.at(dataset)                the same for another dataset
 

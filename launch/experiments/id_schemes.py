@@ -97,7 +97,8 @@ def _rows(makers: dict[str, Callable[[], str]], setting: Setting) -> Iterator[di
     rows = {}
     for label, maker in makers.items():
         ids = maker()
-        rows[label] = {**setting.tiger(ids), "ids": ids, "health": setting.table(ids).health()}
+        tiger = setting.tiger(ids, brief=True)
+        rows[label] = {**tiger, "ids": ids, "health": setting.table(ids).health()}
         yield {"rows": rows}
 
 

@@ -21,7 +21,9 @@ def run_table5(setting: Setting) -> Iterator[dict]:
         )
         is_own = layers == network.num_encoder_layers == network.num_decoder_layers
         rows[f"{layers} layers"] = setting.tiger(
-            variant="" if is_own else f"{layers}_layers", flags=() if is_own else flags
+            variant="" if is_own else f"{layers}_layers",
+            flags=() if is_own else flags,
+            brief=True,
         )
         yield {"rows": rows}
 
@@ -33,9 +35,9 @@ def show_table5(results: list[dict]) -> str:
 
 def run_table8(setting: Setting) -> Iterator[dict]:
     """With the hashed user in front of the history, and without."""
-    rows = {"with user tokens": setting.tiger()}
+    rows = {"with user tokens": setting.tiger(brief=True)}
     yield {"rows": rows}
-    without = setting.tiger(variant="no_users", flags=("--num_user_tokens=0",))
+    without = setting.tiger(variant="no_users", flags=("--num_user_tokens=0",), brief=True)
     yield {"rows": {"no user information": without, **rows}}
 
 

@@ -86,11 +86,13 @@ def _printed(theirs: str | Sequence[str], dataset: str) -> dict[str, dict[str, f
 
 
 def _size(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """Budget and seeds of a row; what is not trained has neither."""
+    """Budget, length of the training and seeds of a row; what is not trained has none of them."""
     if "seeds" not in row:
         return "no training"
     number = len(row["seeds"])
-    return f"{result['budget']}, {number} seed{'s' if number > 1 else ''}"
+    steps = [run["training"]["steps"] for run in row.get("runs", ()) if "training" in run]
+    trained = f", {steps[0]:,} steps" if steps else ""
+    return f"{result['budget']}{trained}, {number} seed{'s' if number > 1 else ''}"
 
 
 def _ordered(scores: Mapping[str, Mapping[str, float]]) -> list[Mapping[str, float]]:

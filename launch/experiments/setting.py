@@ -37,6 +37,7 @@ class Budget:
       folder: prepared folder, by dataset.
       content_ids: card of gin/ids for an RQ-VAE of the items' content alone, as in the paper.
       ids_flags: {card of gin/ids: flags of make_ids}.
+      brief: flags of train where variants are compared with each other, many of them in a table.
       small: flags of `prepare`, by dataset; empty where the data are real.
     """
 
@@ -46,6 +47,7 @@ class Budget:
     folder: str
     content_ids: str
     ids_flags: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    brief: Sequence[str] = ()
     small: Sequence[str] = ()
 
     @property
@@ -76,10 +78,12 @@ BUDGETS = {
         ),
         Budget(
             "cpu",
-            "real data, as much training as two CPU cores do in minutes",
+            "real data, as much training as two CPU cores do in half an hour; 3,000 steps for each "
+            "variant where variants are compared",
             "gin/experiment/{dataset}_cpu.gin",
             "work/{dataset}_minilm",
             "rqvae_adamw",
+            brief=("--gin.TRAIN_STEPS=3000", "--gin.EVAL_PERIOD=1500"),
         ),
         Budget(
             "toy",
@@ -244,12 +248,15 @@ class Setting:
         variant: str = "",
         flags: Sequence[str] = (),
         seeds: Sequence[int] | None = None,
+        brief: bool = False,
     ) -> dict[str, Any]:
         """TIGER trained and evaluated with every seed: a row of a table of scores.
 
         Args:
           ids, variant, flags: see `train`.
           seeds: those of the setting where None.
+          brief: whether it is one of the variants that a table compares, all of which are trained
+            as briefly as the budget has it for them.
 
         Returns:
           {"scores", "with_history_items", "seeds", "runs"}: means over the seeds of the scores on
@@ -258,6 +265,9 @@ class Setting:
         """
         found = []
         seeds = self.seeds if seeds is None else seeds
+        if brief and self.budget.brief:
+            variant = "_".join(part for part in ("brief", variant) if part)
+            flags = (*self.budget.brief, *flags)
         for seed in seeds:
             run = self.train(ids, variant, flags, seed)
             found.append(self.evaluate(run))
