@@ -1,16 +1,22 @@
-"""Speed of RQ-VAE training beside the same network in plain PyTorch.
+"""Speed of RQ-VAE training beside the same network in PyTorch: plain, and as two projects have it.
 
     python -m benchmarks.rqvae --json
 
-Both get the same parameters and must report one loss for one batch, or there is no ratio. Then
-they train by turns, so that whatever else the machine does falls on both. Ours runs whole epochs
-in one call; PyTorch's loop has the items in memory and draws its batches by index, once with all
-its threads and once with one, which is the faster where others use the machine: the ratios are by
-the better of both. Without torch only our own figures are given.
+All get the same parameters and must report one loss for one batch, or there is no ratio. Then they
+train by turns, so that whatever else the machine does falls on all. Ours runs whole epochs in one
+call, in float32 and with bfloat16 factors; PyTorch's loops have the items in memory and draw their
+batches by index, once with all threads and once with one, which is the faster where others use the
+machine: a ratio is by the better of both. A peer that cannot be imported is null:
+EdoardoBotta/RQ-VAE-Recommender and snap-research/GRID want their checkouts on PYTHONPATH (not both
+at once with other packages of the names `modules`, `data` and `src`), the plain network
+`pip install torch==2.13.0`.
 """
 
+import functools
+import itertools
 import statistics
 import time
+import types
 from collections.abc import Callable
 
 import jax
@@ -24,9 +30,10 @@ from tiger_jax.semantic_ids import rqvae as rq
 
 _HIDDEN_SIZES, _LATENT_SIZE, _CODEBOOK_SIZES = (512, 256, 128), 32, (256, 256, 256)
 _BETA = 0.25
-_LEARNING_RATE = 1e-3
-# Largest relative difference between the two losses.
-_TOLERANCE = 1e-4
+_LEARNING_RATE, _WEIGHT_DECAY = 1e-3, 1e-4
+# Largest relative difference between two losses, by what products are made of.
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
+_OURS = {"float32": "tiger_jax", "bfloat16": "tiger_jax_bfloat16"}
 
 _EXAMPLES = """
 python -m benchmarks.rqvae --json
@@ -41,6 +48,7 @@ def benchmark(
     epochs: int = 2,
     rounds: int = 5,
     seed: int = 0,
+    output: str = "",
 ) -> dict:
     """Measures the sizes of TIGER section 4: 768 -> 512, 256, 128 -> 32, three codebooks of 256.
 
@@ -51,10 +59,12 @@ def benchmark(
       epochs: epochs of each in a round.
       rounds: number of rounds behind one that warms up.
       seed: of items, parameters and shuffles.
+      output: a file for the result, besides.
 
     Returns:
-      Milliseconds a step of each, wall clock and processor, medians over rounds; their ratios,
-      PyTorch's best by ours; hours that the paper's 20,000 epochs would take.
+      Milliseconds a step of each, wall clock and processor, medians over rounds; ratios of peers by
+      ours, null where one is missing; the processor milliseconds that the step's products take
+      at the rate of the largest of them alone, in float32; hours of the paper's 20,000 epochs.
     """
     x_NE = np.random.default_rng(seed).normal(size=(num_items, embed_size)).astype(np.float32)
     network = rq.RqVae(embed_size, _HIDDEN_SIZES, _LATENT_SIZE, _CODEBOOK_SIZES)
@@ -63,40 +73,38 @@ def benchmark(
     parameters = rq.start_codebooks(parameters, start, jax.random.key(seed), network=network)
     parameters = jax.tree.map(np.asarray, parameters)
 
-    contestants = {"tiger_jax": _ours(network, parameters, x_NE, batch_size, seed)}
-    losses = {"tiger_jax": _our_loss(network, parameters, x_NE[:batch_size])}
-    try:
-        import torch
-    except ImportError:
-        torch = None
-    if torch is not None:
-        torch.manual_seed(seed)
-        model = _torch_network(torch, parameters)
-        with torch.no_grad():
-            losses["pytorch"] = float(_torch_loss(torch, model, torch.tensor(x_NE[:batch_size])))
-        for name, threads in (("pytorch", torch.get_num_threads()), ("pytorch_1_thread", 1)):
-            contestants[name] = _torch_epochs(
-                torch, _torch_network(torch, parameters), torch.tensor(x_NE), batch_size, threads
-            )
-        difference = abs(losses["pytorch"] / losses["tiger_jax"] - 1)
-        if difference > _TOLERANCE:
-            raise InputError(f"the losses differ, {losses}: no ratio would mean anything")
+    contestants, losses = {}, {}
+    for dtype, name in _OURS.items():
+        rounded = network.clone(dtype=dtype)
+        contestants[name] = _ours(rounded, parameters, x_NE, batch_size, seed)
+        losses[name] = _our_loss(rounded, parameters, x_NE[:batch_size])
+    makers = {"pytorch": _plain, "rqvae_recommender": _rqvae_recommender, "grid": _grid}
+    for name, maker in makers.items():
+        try:
+            import torch
+
+            torch.manual_seed(seed)
+            all_threads = torch.get_num_threads()
+            for variant, threads in ((name, all_threads), (f"{name}_1_thread", 1)):
+                model, loss = maker(torch, parameters)
+                losses[variant] = loss(torch.tensor(x_NE[:batch_size])).item()
+                contestants[variant] = _torch_epochs(
+                    torch, model, loss, torch.tensor(x_NE), batch_size, threads
+                )
+        except ImportError as error:
+            print(f"{name}: not here ({error})")
+    _require_equal(losses)
 
     steps = epochs * (num_items // batch_size)
-    times = {name: [] for name in contestants}
-    for round_number in range(rounds + 1):
-        for name, train in contestants.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            train(epochs)
-            wall, processor = time.perf_counter() - wall, time.process_time() - processor
-            if round_number:
-                times[name].append((1e3 * wall / steps, 1e3 * processor / steps))
+    times, product_ms = _race(contestants, rounds, epochs, steps, x_NE[:batch_size])
     result = {
+        **{f"ratio_vs_{name}": _ratios(times, name) for name in makers},
         "device": jax.devices()[0].device_kind,
         "num_items": num_items,
         "embed_size": embed_size,
         "batch_size": batch_size,
         "losses": losses,
+        "products_processor_ms": product_ms * _products(embed_size),
         **artifacts.provenance(),
     }
     for name, pairs in times.items():
@@ -106,22 +114,68 @@ def benchmark(
             "processor_ms_per_step": processor,
             "hours_of_20000_epochs": wall * (num_items // batch_size) * 20000 / 3.6e6,
         }
-    theirs = [name for name in times if name != "tiger_jax"]
-    for place, clock in enumerate(("wall", "processor")):
-        ratios = [
-            min(times[name][number][place] for name in theirs) / ours[place]
-            for number, ours in enumerate(times["tiger_jax"])
-            if theirs
-        ]
-        result[f"{clock}_ratio"] = statistics.median(ratios) if ratios else None
-        result[f"{clock}_ratio_range"] = [min(ratios), max(ratios)] if ratios else None
+    if output:
+        artifacts.save_json(output, result)
     return result
+
+
+def _require_equal(losses: dict[str, float]) -> None:
+    for name, loss in losses.items():
+        dtype = "bfloat16" if name == _OURS["bfloat16"] else "float32"
+        if abs(loss / losses[_OURS["float32"]] - 1) > _TOLERANCE[dtype]:
+            raise InputError(f"the losses differ, {losses}: no ratio would mean anything")
+
+
+def _race(
+    contestants: dict[str, Callable], rounds: int, epochs: int, steps: int, x_BE: np.ndarray
+) -> tuple[dict[str, list[tuple[float, float]]], float]:
+    """(wall, processor) ms a step of each by rounds; processor ms of the largest product alone."""
+    product = jax.jit(jnp.dot)
+    kernel_EH = np.ones((x_BE.shape[1], _HIDDEN_SIZES[0]), np.float32)
+    times, product_ms = {name: [] for name in contestants}, []
+    for number in range(rounds + 1):
+        for name, train in contestants.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            train(epochs)
+            wall, processor = time.perf_counter() - wall, time.process_time() - processor
+            if number:
+                times[name].append((1e3 * wall / steps, 1e3 * processor / steps))
+        processor = time.process_time()
+        for _ in range(8):
+            jax.block_until_ready(product(x_BE, kernel_EH))
+        product_ms.append(1e3 * (time.process_time() - processor) / 8)
+    return times, statistics.median(product_ms[1:])
+
+
+def _products(embed_size: int) -> float:
+    """Multiplications of a step by those of its largest product."""
+    widths = (embed_size, *_HIDDEN_SIZES, _LATENT_SIZE)
+    layers = [wide * narrow for wide, narrow in itertools.pairwise(widths)]
+    # Encoder and decoder, once forward and twice backward; nothing needs the input's gradient.
+    return (6 * sum(layers) - layers[0]) / layers[0]
+
+
+def _ratios(times: dict[str, list[tuple[float, float]]], peer: str) -> dict | None:
+    """Time of the better of a peer's variants over ours in the same round: medians and ranges."""
+    theirs = [times[name] for name in (peer, f"{peer}_1_thread") if name in times]
+    if not theirs:
+        return None
+    found = {}
+    for dtype, name in _OURS.items():
+        for place, clock in enumerate(("wall", "processor")):
+            ratios = [
+                min(variant[number][place] for variant in theirs) / ours[place]
+                for number, ours in enumerate(times[name])
+            ]
+            found[f"{dtype}_{clock}"] = statistics.median(ratios)
+            found[f"{dtype}_{clock}_range"] = [min(ratios), max(ratios)]
+    return found
 
 
 def _ours(
     network: rq.RqVae, parameters: dict, x_NE: np.ndarray, batch_size: int, seed: int
 ) -> Callable[[int], None]:
-    optimizer = optax.adamw(_LEARNING_RATE)
+    optimizer = optax.adamw(_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     state = rq.TrainState(
         jax.tree.map(jnp.array, parameters), optimizer.init(parameters), jax.random.key(seed)
     )
@@ -147,29 +201,25 @@ def _our_loss(network: rq.RqVae, parameters: dict, x_BE: np.ndarray) -> float:
     return float(rq.loss(network.apply({"params": parameters}, x_BE), x_BE, _BETA)[0])
 
 
-def _torch_network(torch, parameters: dict):
-    """Encoder, decoder and codebooks with our parameters."""
+def _plain(torch, parameters: dict):
+    """Encoder, decoder and codebooks with our parameters, and TIGER section 3.1's loss."""
 
     def mlp(layers):
         modules = []
-        for number in range(len(layers)):
-            kernel, bias = (layers[f"Dense_{number}"][name] for name in ("kernel", "bias"))
+        for kernel, bias in _layers(layers):
             linear = torch.nn.Linear(*kernel.shape)
-            linear.weight.data = torch.tensor(kernel.T.copy())
-            linear.bias.data = torch.tensor(bias)
+            linear.weight.data, linear.bias.data = torch.tensor(kernel.T.copy()), torch.tensor(bias)
             modules += [linear, torch.nn.ReLU()]
         return torch.nn.Sequential(*modules[:-1])
 
     model = torch.nn.Module()
     model.encoder, model.decoder = mlp(parameters["encoder"]), mlp(parameters["decoder"])
-    model.codebooks = torch.nn.ParameterList(
-        torch.tensor(parameters[f"codebook_{level}"]) for level in range(len(_CODEBOOK_SIZES))
-    )
-    return model
+    model.codebooks = torch.nn.ParameterList(map(torch.tensor, _codebooks(parameters)))
+    return model, functools.partial(_plain_loss, torch, model)
 
 
-def _torch_loss(torch, model, x):
-    """TIGER section 3.1 as one writes it in PyTorch."""
+def _plain_loss(torch, model, x):
+    """As one writes it in PyTorch."""
     latent = model.encoder(x)
     residual, quantized, quantization = latent, 0, 0
     for codebook in model.codebooks:
@@ -183,8 +233,108 @@ def _torch_loss(torch, model, x):
     return (x - reconstruction).pow(2).sum(dim=1).mean() + quantization
 
 
-def _torch_epochs(torch, model, x, batch_size: int, threads: int) -> Callable[[int], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), _LEARNING_RATE, weight_decay=1e-4)
+def _rqvae_recommender(torch, parameters: dict):
+    """EdoardoBotta/RQ-VAE-Recommender: its model as its card of Amazon has it, compiled by itself.
+
+    Its layers have no biases; ours are 0 at the start.
+    """
+    from data.schemas import SeqBatch
+    from modules.quantize import QuantizeForwardMode
+    from modules.rqvae import RqVae
+
+    model = RqVae(
+        input_dim=len(parameters["encoder"]["Dense_0"]["kernel"]),
+        embed_dim=_LATENT_SIZE,
+        hidden_dims=list(_HIDDEN_SIZES),
+        codebook_size=_CODEBOOK_SIZES[0],
+        codebook_kmeans_init=False,
+        codebook_mode=QuantizeForwardMode.STE,
+        n_layers=len(_CODEBOOK_SIZES),
+        commitment_weight=_BETA,
+        n_cat_features=0,
+    )
+    for name in ("encoder", "decoder"):
+        _set_weights(torch, getattr(model, name), parameters[name])
+    for layer, codebook in zip(model.layers, _codebooks(parameters), strict=True):
+        layer.embedding.weight.data = torch.tensor(codebook)
+    model.train()
+    others = dict.fromkeys(SeqBatch._fields)
+    return model, lambda x: model(SeqBatch(**others | {"x": x}), gumbel_t=0.2).loss
+
+
+def _grid(torch, parameters: dict):
+    """snap-research/GRID: its module as its card of RQ-VAEs has it, without Lightning's loop.
+
+    Its losses are means over dimensions; weights make sums of them.
+    """
+    import src.utils  # noqa: F401  # before the others, which import each other in a circle
+    from lightning.pytorch.trainer.states import TrainerFn
+    from src.components.distance_functions import SquaredEuclideanDistance
+    from src.components.loss_functions import BetaQuantizationLoss
+    from src.components.quantization_strategies import STEQuantization
+    from src.models.components.network_blocks.mlp import MLP
+    from src.modules.clustering.residual_quantization import ResidualQuantization
+    from src.modules.clustering.vector_quantization import VectorQuantization
+
+    embed_size = len(parameters["encoder"]["Dense_0"]["kernel"])
+    distance = SquaredEuclideanDistance()
+    model = ResidualQuantization(
+        n_layers=len(_CODEBOOK_SIZES),
+        encoder=MLP(embed_size, _LATENT_SIZE, list(_HIDDEN_SIZES)),
+        decoder=MLP(_LATENT_SIZE, embed_size, list(reversed(_HIDDEN_SIZES))),
+        quantization_layer=VectorQuantization(
+            n_clusters=_CODEBOOK_SIZES[0],
+            n_features=_LATENT_SIZE,
+            distance_function=distance,
+            initializer=None,
+            quantization_strategy=STEQuantization(distance, True),
+            loss_function=BetaQuantizationLoss(_BETA, "mean"),
+        ),
+        normalize_residuals=False,
+        quantization_loss_weight=_LATENT_SIZE,
+        reconstruction_loss_function=torch.nn.MSELoss(),
+        reconstruction_loss_weight=embed_size,
+    )
+    for name in ("encoder", "decoder"):
+        _set_weights(torch, getattr(model, name), parameters[name])
+    for layer, codebook in zip(model.quantization_layer_list, _codebooks(parameters), strict=True):
+        layer.centroids.data, layer.is_initialized = torch.tensor(codebook), True
+    model._trainer = types.SimpleNamespace(state=types.SimpleNamespace(fn=TrainerFn.FITTING))
+
+    def loss(x):
+        batch = types.SimpleNamespace(transformed_features={"input_embedding": x})
+        _, _, quantization, reconstruction = model.model_step(batch)
+        return (
+            model.quantization_loss_weight * quantization
+            + model.reconstruction_loss_weight * reconstruction
+        )
+
+    return model, loss
+
+
+def _layers(network: dict) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Kernel and bias of each layer."""
+    layers = (network[f"Dense_{number}"] for number in range(len(network)))
+    return [(layer["kernel"], layer["bias"]) for layer in layers]
+
+
+def _codebooks(parameters: dict) -> list[np.ndarray]:
+    return [parameters[f"codebook_{level}"] for level in range(len(_CODEBOOK_SIZES))]
+
+
+def _set_weights(torch, module, network: dict) -> None:
+    """Our parameters in the linear layers of a module of the same shapes."""
+    linears = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+    for linear, (kernel, bias) in zip(linears, _layers(network), strict=True):
+        linear.weight.data = torch.tensor(kernel.T.copy())
+        if linear.bias is not None:
+            linear.bias.data = torch.tensor(bias)
+
+
+def _torch_epochs(
+    torch, model, loss: Callable, x, batch_size: int, threads: int
+) -> Callable[[int], None]:
+    optimizer = torch.optim.AdamW(model.parameters(), _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
 
     def train(epochs: int) -> None:
         torch.set_num_threads(threads)
@@ -192,8 +342,7 @@ def _torch_epochs(torch, model, x, batch_size: int, threads: int) -> Callable[[i
             order = torch.randperm(len(x))
             for first in range(0, len(x) - batch_size + 1, batch_size):
                 optimizer.zero_grad()
-                loss = _torch_loss(torch, model, x[order[first : first + batch_size]])
-                loss.backward()
+                loss(x[order[first : first + batch_size]]).backward()
                 optimizer.step()
 
     return train

@@ -18,6 +18,7 @@ FLOORS = {
     "data": 1,
     "checkpoints": 1,
     "run_log": 1,
+    "products": 1,
     "semantic_ids": 2,
     "model": 3,
     "train_state": 4,
@@ -52,8 +53,8 @@ FLOORS = {
 # Finer than the numbers: what may be imported from a lower floor at all.
 ALLOWED = {
     "command_line": {"artifacts"},
-    "semantic_ids": {"artifacts", "metrics", "vocabulary"},
-    "model": {"artifacts", "metrics", "vocabulary", "semantic_ids"},
+    "semantic_ids": {"artifacts", "metrics", "products", "vocabulary"},
+    "model": {"artifacts", "metrics", "products", "vocabulary", "semantic_ids"},
     "t5x_environment": {"artifacts"},
     "t5x_adapter": {
         "artifacts",
@@ -75,11 +76,12 @@ OUTSIDE = {
     "command_line": {"absl"},
     "data": {"numpy"},
     "checkpoints": {"numpy", "jax", "flax", "orbax"},
-    "semantic_ids": SCIENCE | {"tqdm"},
+    "semantic_ids": SCIENCE | {"scipy", "tqdm"},
     "model": {"jax", "flax", "numpy"},
     "report": {"numpy"},
     "frequency": {"numpy"},
     "run_log": set(),
+    "products": {"jax"},
     "baselines": SCIENCE | {"scipy"},
     "t5x_environment": set(),
     "t5x_adapter": {"jax", "seqio", "t5x", "tensorflow"},

@@ -10,6 +10,7 @@ from tiger_jax.artifacts import InputError
 from tiger_jax.model import layers
 from tiger_jax.model.model import TigerModel, num_parameters, shift_right
 from tiger_jax.model.network import NetworkConfig
+from tiger_jax.products import product
 from tiger_jax.vocabulary import Vocabulary
 
 PAPER = Vocabulary((256, 256, 256, 256), 2000)
@@ -286,7 +287,7 @@ def test_dropout_changes_the_loss_only_where_it_is_asked_for(key, batch):
 def test_product_has_the_gradient_of_an_einsum(key):
     a, b = jax.random.normal(key, (3, 4, 5)), jax.random.normal(key, (3, 6, 5))
     check_grads(
-        lambda a, b: layers.product("BXK,BYK->BXY", a, b, jnp.dtype("float32")),
+        lambda a, b: product("BXK,BYK->BXY", a, b, jnp.dtype("float32")),
         (a, b),
         order=1,
         modes=("rev",),
@@ -317,7 +318,7 @@ def test_products_of_every_form_have_the_gradients_of_an_einsum(key, spec, shape
     a = jax.random.randint(key, shape_a, -3, 4).astype(jnp.float32)
     b = jax.random.randint(jax.random.fold_in(key, 1), shape_b, -3, 4).astype(jnp.float32)
     out_shape = jnp.einsum(spec, a, b).shape
-    ours = gradients(lambda a, b: layers.product(spec, a, b, jnp.dtype(dtype)))
+    ours = gradients(lambda a, b: product(spec, a, b, jnp.dtype(dtype)))
     plain = gradients(lambda a, b: jnp.einsum(spec, a, b))
     np.testing.assert_array_equal(ours[0], plain[0])
     np.testing.assert_array_equal(ours[1], plain[1])
@@ -328,7 +329,7 @@ def test_only_a_cpu_turns_its_factors():
     shapes = jax.ShapeDtypeStruct((48, 8), jnp.float32), jax.ShapeDtypeStruct((8, 64), jnp.float32)
     traced = jax.jit(
         jax.grad(
-            lambda a, b: layers.product("YX,XF->YF", a, b, jnp.dtype("bfloat16")).sum(),
+            lambda a, b: product("YX,XF->YF", a, b, jnp.dtype("bfloat16")).sum(),
             argnums=(0, 1),
         )
     ).trace(*shapes)
@@ -346,7 +347,7 @@ def test_product_rounds_only_its_factors(key):
     b = jnp.array([[1.0], [1.0], [0.0078125]])
     bfloat16 = jnp.dtype("bfloat16")
     value, gradients = jax.value_and_grad(
-        lambda a, b: layers.product("XY,YZ->XZ", a, b, bfloat16).sum(), argnums=(0, 1)
+        lambda a, b: product("XY,YZ->XZ", a, b, bfloat16).sum(), argnums=(0, 1)
     )(a, b)
     assert value == 257.00390625
     np.testing.assert_array_equal(gradients[0], b.T)

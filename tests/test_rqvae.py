@@ -250,3 +250,27 @@ def test_standardised_dimensions_have_mean_zero_and_deviation_one():
     np.testing.assert_allclose(x_NE.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(x_NE.std(axis=0), [1, 1, 1, 0], atol=1e-5)
     np.testing.assert_allclose((embeddings_NE - statistics["mean"]) / statistics["std"], x_NE)
+
+
+def test_bfloat16_rounds_the_factors_of_products_and_nothing_else():
+    """Small integers, which bfloat16 holds: all is as in float32, gradients too; others round."""
+    random = np.random.default_rng(0)
+    x_BE = random.integers(-3, 4, (6, 5)).astype(np.float32)
+    layers = rqvae.Mlp((4, 3)).init(jax.random.key(0), x_BE)["params"]
+    layers = jax.tree.map(lambda x: random.integers(-3, 4, x.shape).astype(np.float32), layers)
+
+    def squares(layers, x_BE, dtype):
+        return (rqvae.Mlp((4, 3), dtype).apply({"params": layers}, x_BE) ** 2).sum()
+
+    exact, rounded = (
+        jax.value_and_grad(squares)(layers, x_BE, dtype) for dtype in ("float32", "bfloat16")
+    )
+    jax.tree.map(np.testing.assert_array_equal, exact, rounded)
+    third = x_BE + np.float32(1 / 3)
+    found = rqvae.Mlp((3,), "bfloat16").apply(
+        {"params": {"Dense_0": layers["Dense_1"]}}, third[:, :4]
+    )
+    kernel, bias = layers["Dense_1"]["kernel"], layers["Dense_1"]["bias"]
+    by_hand = np.asarray(jnp.asarray(third[:, :4], jnp.bfloat16), np.float32) @ kernel + bias
+    np.testing.assert_allclose(found, by_hand, rtol=1e-6)
+    assert (np.asarray(found) != third[:, :4] @ kernel + bias).any()

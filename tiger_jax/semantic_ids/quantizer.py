@@ -6,7 +6,7 @@ nothing.
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -52,13 +52,28 @@ class Quantizer:
 
     def blocks(self, embeddings_NE: np.ndarray) -> Iterator[np.ndarray]:
         """The rows of `codes` in order, at most `BLOCK` at a time."""
+        return self._blocks(_CODES[self.kind], embeddings_NE)
+
+    def last_residuals(self, embeddings_NE: np.ndarray) -> np.ndarray:
+        """What the last level of a residual cascade is given of each item, [N, Z]."""
+        return np.concatenate(list(self._blocks(_last_residuals, embeddings_NE)))
+
+    def reconstruction(self, codes_NL: np.ndarray) -> np.ndarray:
+        """The content embeddings that codes of a residual cascade stand for, [N, E]."""
+        arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
+        blocks = range(0, len(codes_NL), BLOCK)
+        return np.concatenate(
+            [np.asarray(_reconstruction(arrays, codes_NL[at : at + BLOCK])) for at in blocks]
+        )
+
+    def _blocks(self, function: Callable, embeddings_NE: np.ndarray) -> Iterator[np.ndarray]:
         arrays = {name: jnp.asarray(array) for name, array in self.arrays.items()}
         for first in range(0, len(embeddings_NE), BLOCK):
             block_BE = np.asarray(embeddings_NE[first : first + BLOCK], np.float32)
             self.require_fits(block_BE, first)
             padding = ((0, BLOCK - len(block_BE)), (0, 0))
-            codes_BL = _CODES[self.kind](arrays, np.pad(block_BE, padding))
-            yield np.asarray(codes_BL)[: len(block_BE)]
+            made = function(arrays, np.pad(block_BE, padding))
+            yield np.asarray(made)[: len(block_BE)]
 
     def checksum(self) -> str:
         """Changes with any of the arrays."""
@@ -108,16 +123,21 @@ def latents(arrays: dict[str, jax.Array], embeddings_BE: jax.Array) -> jax.Array
     x_BE = embeddings_BE - arrays["mean"][None, :]
     if "std" in arrays:
         x_BE = x_BE / arrays["std"][None, :]
-    encoder = {
-        name.removeprefix("encoder/"): array
-        for name, array in arrays.items()
-        if name.startswith("encoder/")
+    return _through(arrays, "encoder", x_BE)
+
+
+def _through(arrays: dict[str, jax.Array], name: str, x_BX: jax.Array) -> jax.Array:
+    """What the encoder or the decoder makes of its input; that itself where there is none."""
+    network = {
+        layer.removeprefix(f"{name}/"): array
+        for layer, array in arrays.items()
+        if layer.startswith(f"{name}/")
     }
-    if not encoder:
-        return x_BE
-    layers = traverse_util.unflatten_dict(encoder, sep="/")
+    if not network:
+        return x_BX
+    layers = traverse_util.unflatten_dict(network, sep="/")
     sizes = tuple(len(layers[f"Dense_{i}"]["bias"]) for i in range(len(layers)))
-    return rqvae.Mlp(sizes).apply({"params": layers}, x_BE)
+    return rqvae.Mlp(sizes).apply({"params": layers}, x_BX)
 
 
 def _codebooks(arrays: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
@@ -129,6 +149,19 @@ def _codebooks(arrays: dict[str, jax.Array]) -> tuple[jax.Array, ...]:
 @jax.jit
 def _residual_codes(arrays, embeddings_BE):
     return rqvae.quantize(latents(arrays, embeddings_BE), _codebooks(arrays)).codes_BL
+
+
+@jax.jit
+def _last_residuals(arrays, embeddings_BE):
+    return rqvae.quantize(latents(arrays, embeddings_BE), _codebooks(arrays)).residuals_LBZ[-1]
+
+
+@jax.jit
+def _reconstruction(arrays, codes_BL):
+    """Sum of the codewords, decoded, in the embeddings' own units."""
+    latent_BZ = sum(book_CZ[codes_BL[:, i]] for i, book_CZ in enumerate(_codebooks(arrays)))
+    x_BE = _through(arrays, "decoder", latent_BZ)
+    return x_BE * arrays.get("std", jnp.ones(1))[None, :] + arrays["mean"][None, :]
 
 
 @jax.jit

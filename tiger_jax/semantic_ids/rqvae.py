@@ -14,6 +14,7 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
+from tiger_jax.products import product
 from tiger_jax.semantic_ids import clustering
 
 # Iterations of Lloyd's algorithm that start the codebooks.
@@ -28,16 +29,24 @@ class Mlp(nn.Module):
 
     Attributes:
       sizes: width of each layer's output.
+      dtype: what the factors of its products are rounded to; their sums are float32.
     """
 
     sizes: tuple[int, ...]
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x):
-        """Applies the layers to the last axis."""
+        """Applies the layers to each row."""
+        dot = None if self.dtype == "float32" else functools.partial(_product, dtype=self.dtype)
         for size in self.sizes[:-1]:
-            x = nn.relu(nn.Dense(size)(x))
-        return nn.Dense(self.sizes[-1])(x)
+            x = nn.relu(nn.Dense(size, dot_general=dot)(x))
+        return nn.Dense(self.sizes[-1], dot_general=dot)(x)
+
+
+def _product(x_BX, kernel_XY, *_, dtype, **__):
+    """What flax takes in place of `lax.dot_general`."""
+    return product("BX,XY->BY", x_BX, kernel_XY, jnp.dtype(dtype))
 
 
 class Quantized(NamedTuple):
@@ -118,6 +127,7 @@ class RqVae(nn.Module):
       codebook_sizes: C of each level.
       in_parts: whether the latent is quantised in parts (VQ-VAE) and not by residuals.
       shared_codebook: whether all levels choose from one codebook, section 3.1's alternative.
+      dtype: of the encoder's and the decoder's products; see `Mlp`. Codebooks stay in float32.
     """
 
     embed_size: int
@@ -126,11 +136,12 @@ class RqVae(nn.Module):
     codebook_sizes: tuple[int, ...]
     in_parts: bool = False
     shared_codebook: bool = False
+    dtype: str = "float32"
 
     def setup(self):
         """Makes encoder, decoder and codebooks."""
-        self.encoder = Mlp((*self.hidden_sizes, self.latent_size))
-        self.decoder = Mlp((*reversed(self.hidden_sizes), self.embed_size))
+        self.encoder = Mlp((*self.hidden_sizes, self.latent_size), self.dtype)
+        self.decoder = Mlp((*reversed(self.hidden_sizes), self.embed_size), self.dtype)
         width = self.latent_size // len(self.codebook_sizes) if self.in_parts else self.latent_size
         codebooks = {
             name: self.param(name, nn.initializers.normal(), (size, width))

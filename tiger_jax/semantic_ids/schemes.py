@@ -3,6 +3,7 @@
 What makes IDs of codes is the table; what runs a scheme on a prepared folder, `make_ids`.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -12,6 +13,7 @@ import optax
 from tiger_jax.artifacts import InputError
 from tiger_jax.semantic_ids import clustering, training
 from tiger_jax.semantic_ids import rqvae as rq
+from tiger_jax.semantic_ids.balance import balanced_codes
 from tiger_jax.semantic_ids.journal import Journal
 from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import Codes
@@ -38,6 +40,8 @@ def rqvae(
     restart: bool = True,
     shared_codebook: bool = False,
     in_parts: bool = False,
+    balance: bool = False,
+    dtype: str = "float32",
     journal: Journal | None = None,
 ) -> Codes:
     """Trains an RQ-VAE (TIGER sections 3.1 and 4).
@@ -59,10 +63,15 @@ def rqvae(
       restart: whether dead codes are put onto residuals of items after each round but the last.
       shared_codebook: whether all levels choose from one codebook, section 3.1's alternative.
       in_parts: whether the latent is quantised in parts; see `vqvae`.
+      balance: whether items of one prefix share the last level's codes out among them, each as near
+        to its own as that allows (`balance.balanced_codes`): fewer collisions.
+      dtype: float32, or bfloat16 for what the network's matrix products multiply while it is
+        trained; sums, codebooks and the final codes are float32.
       journal: keeps the health, and the state in case the training is killed.
 
     Raises:
-      InputError: fewer items than codes, or the loss stops being finite.
+      InputError: fewer items than codes, balance of parts, an unknown dtype, or the loss stops
+        being finite.
     """
     codebook_sizes = tuple(codebook_sizes)
     if shared_codebook and len(set(codebook_sizes)) > 1:
@@ -72,6 +81,10 @@ def rqvae(
             f"latent_size={latent_size} cannot be cut into {len(codebook_sizes)} equal parts; "
             "choose a multiple"
         )
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"dtype={dtype!r}: choose float32 or bfloat16")
+    if in_parts and balance:
+        raise InputError("balance is for residual cascades; parts have no last level")
     network = rq.RqVae(
         embeddings_NE.shape[1],
         tuple(hidden_sizes),
@@ -79,6 +92,7 @@ def rqvae(
         codebook_sizes,
         in_parts,
         shared_codebook,
+        dtype,
     )
     quantizer, history = training.train(
         _sample(embeddings_NE, sample_items, seed),
@@ -94,13 +108,14 @@ def rqvae(
         restart=restart,
         journal=journal,
     )
-    return Codes(
+    codes = Codes(
         quantizer.codes(embeddings_NE),
         codebook_sizes,
         explained_variance=history[-1]["explained_variance"],
         quantizer=quantizer,
         history=history,
     )
+    return _balanced(codes, embeddings_NE) if balance else codes
 
 
 def vqvae(
@@ -212,6 +227,7 @@ def residual(
     codebook_sizes: tuple[int, ...],
     num_iterations: int = 50,
     sample_items: int | None = None,
+    balance: bool = False,
 ) -> Codes:
     """Residual k-means on the content embeddings themselves: the RQ-VAE without its network.
 
@@ -221,6 +237,7 @@ def residual(
       codebook_sizes: number of codes of each level.
       num_iterations: of Lloyd's algorithm.
       sample_items: number of items to cluster, drawn at random; None: all.
+      balance: see `rqvae`.
     """
     sample_NE = _sample(embeddings_NE, sample_items, seed)
     clustering.require_items(len(sample_NE), codebook_sizes)
@@ -231,12 +248,13 @@ def residual(
     quantized_NE = sum(book_CE[codes_NL[:, i]] for i, book_CE in enumerate(codebooks_LCE))
     books = {f"codebook_{level}": np.asarray(book) for level, book in enumerate(codebooks_LCE)}
     quantizer = Quantizer("residual", {"mean": mean_E, **books})
-    return Codes(
+    codes = Codes(
         quantizer.codes(embeddings_NE),
         tuple(codebook_sizes),
         explained_variance=float(clustering.explained_variance(sample_NE - mean_E, quantized_NE)),
         quantizer=quantizer,
     )
+    return _balanced(codes, embeddings_NE) if balance else codes
 
 
 def text(embeddings_NE: np.ndarray, seed: int, *, order: str) -> Codes:
@@ -274,6 +292,23 @@ def _word_pieces(digits: str, num_pieces: int) -> list[int]:
     pieces = [digits[first : first + _PIECE] for first in range(0, len(digits), _PIECE)]
     codes = [1 + int(piece) + (10 if len(piece) == _PIECE else 0) for piece in pieces]
     return codes + [0] * (num_pieces - len(codes))
+
+
+def _balanced(codes: Codes, embeddings_NE: np.ndarray) -> Codes:
+    """Codes of a residual cascade with the last level shared out."""
+    quantizer = codes.quantizer
+    codebook_CZ = quantizer.arrays[f"codebook_{len(codes.codebook_sizes) - 1}"]
+    residuals_NZ = quantizer.last_residuals(embeddings_NE)
+    codes_NL = balanced_codes(codes.codes_NL, residuals_NZ, codebook_CZ)
+    explained_variance = clustering.explained_variance(
+        embeddings_NE, quantizer.reconstruction(codes_NL)
+    )
+    return dataclasses.replace(
+        codes,
+        codes_NL=codes_NL,
+        explained_variance=float(explained_variance),
+        is_balanced=True,
+    )
 
 
 def _sample(embeddings_NE: np.ndarray, num_items: int | None, seed: int) -> np.ndarray:

@@ -30,6 +30,7 @@ class Codes:
         stand for nothing.
       quantizer: what gives new items their codes; None where codes do not come from content.
       history: health while training, oldest first.
+      is_balanced: whether the last codes were shared out, so that the quantiser's differ.
     """
 
     codes_NL: np.ndarray
@@ -38,10 +39,13 @@ class Codes:
     explained_variance: float | None = None
     quantizer: Quantizer | None = None
     history: Sequence[dict] = ()
+    is_balanced: bool = False
 
     def table(self, header: dict, collision_size: int = 256) -> "SemanticIdTable":
         """The table of these codes; InputError where too many items have equal ones."""
         sizes = self.codebook_sizes
+        if self.is_balanced:
+            header = {**header, "balanced": True}
         if not self.has_collision_token:
             return SemanticIdTable.from_distinct_codes(self.codes_NL, sizes, header)
         return SemanticIdTable.from_codes(self.codes_NL, sizes, header, collision_size)

@@ -46,6 +46,9 @@ def train(
     if max_gradient_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(max_gradient_norm), optimizer)
 
+    # The final codes will be computed in float32, and health is theirs.
+    exact = network.clone(dtype="float32")
+
     init_key, start_key, shuffle_key, restart_key = jax.random.split(jax.random.key(seed), 4)
     parameters = network.init(init_key, x_NE[:1])["params"]
     state = rq.TrainState(parameters, optimizer.init(parameters), shuffle_key)
@@ -75,7 +78,7 @@ def train(
                 num_epochs=min(epochs_per_round, num_epochs - epoch),
             )
             codes_NL, measures = rq.measure(
-                state.parameters, x_NE, statistics["std"], network=network
+                state.parameters, x_NE, statistics["std"], network=exact
             )
             row = {
                 "epoch": min(epoch + epochs_per_round, num_epochs),
