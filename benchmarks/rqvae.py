@@ -271,8 +271,7 @@ def _grid(torch, parameters: dict):
     """
     import src.utils  # noqa: F401  # before the others, which import each other in a circle
     from lightning.pytorch.trainer.states import TrainerFn
-    from src.components.distance_functions import SquaredEuclideanDistance
-    from src.components.loss_functions import BetaQuantizationLoss
+    from src.components.distance_functions import BetaQuantizationLoss, SquaredEuclideanDistance
     from src.components.quantization_strategies import STEQuantization
     from src.models.components.network_blocks.mlp import MLP
     from src.modules.clustering.residual_quantization import ResidualQuantization
