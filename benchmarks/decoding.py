@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from benchmarks.record import record
 from benchmarks.training import hugging_face_network, peak_memory
 from tiger_jax import artifacts, command_line
 from tiger_jax.model import beam
@@ -111,7 +112,7 @@ def benchmark(
         **artifacts.provenance(),
     }
     if output:
-        artifacts.save_json(output, result)
+        record(output, result)
     return result
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import tqdm
 
 from benchmarks.decoding import catalogue
+from benchmarks.record import record
 from tiger_jax import artifacts, command_line, train_state
 from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
@@ -94,7 +95,7 @@ def benchmark(
     for line in table_of(result):
         print(line)
     if output:
-        artifacts.save_json(output, result)
+        record(output, result)
     if picture:
         draw(result, picture)
     return result
@@ -167,8 +168,10 @@ def training_step(
         )
         return state.apply_gradients(gradients, optimizer)
 
-    params = model.init(jax.random.key(seed))
-    state = train_state.TrainState.create(params, optimizer)
+    # What a step costs does not depend on its numbers, and drawing them would take longer.
+    shapes = jax.eval_shape(model.init, jax.random.key(seed))
+    params = jax.tree.map(lambda shape: np.full(shape.shape, 0.01, np.float32), shapes)
+    state = jax.jit(lambda params: train_state.TrainState.create(params, optimizer))(params)
     return step, state, jax.tree.map(jnp.asarray, data)
 
 

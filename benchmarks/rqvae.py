@@ -1,4 +1,4 @@
-"""Speed of RQ-VAE training beside the same network in PyTorch: plain, and as two projects have it.
+"""Speed of RQ-VAE training beside the same network in PyTorch: plain, and as a project has it.
 
     python -m benchmarks.rqvae --json
 
@@ -7,16 +7,14 @@ train by turns, so that whatever else the machine does falls on all. Ours runs w
 call, in float32 and with bfloat16 factors; PyTorch's loops have the items in memory and draw their
 batches by index, once with all threads and once with one, which is the faster where others use the
 machine: a ratio is by the better of both. A peer that cannot be imported is null:
-EdoardoBotta/RQ-VAE-Recommender and snap-research/GRID want their checkouts on PYTHONPATH (not both
-at once with other packages of the names `modules`, `data` and `src`), the plain network
-`pip install torch==2.13.0`.
+EdoardoBotta/RQ-VAE-Recommender wants its checkout on PYTHONPATH, and `pip install einops
+huggingface_hub`; the plain network `pip install torch==2.13.0`.
 """
 
 import functools
 import itertools
 import statistics
 import time
-import types
 from collections.abc import Callable
 
 import jax
@@ -24,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.record import record
 from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.semantic_ids import rqvae as rq
@@ -78,7 +77,7 @@ def benchmark(
         rounded = network.clone(dtype=dtype)
         contestants[name] = _ours(rounded, parameters, x_NE, batch_size, seed)
         losses[name] = _our_loss(rounded, parameters, x_NE[:batch_size])
-    makers = {"pytorch": _plain, "rqvae_recommender": _rqvae_recommender, "grid": _grid}
+    makers = {"pytorch": _plain, "rqvae_recommender": _rqvae_recommender}
     for name, maker in makers.items():
         try:
             import torch
@@ -117,7 +116,7 @@ def benchmark(
             "hours_of_20000_epochs": wall * (num_items // batch_size) * 20000 / 3.6e6,
         }
     if output:
-        artifacts.save_json(output, result)
+        record(output, result)
     return result
 
 
@@ -262,55 +261,6 @@ def _rqvae_recommender(torch, parameters: dict):
     model.train()
     others = dict.fromkeys(SeqBatch._fields)
     return model, lambda x: model(SeqBatch(**others | {"x": x}), gumbel_t=0.2).loss
-
-
-def _grid(torch, parameters: dict):
-    """snap-research/GRID: its module as its card of RQ-VAEs has it, without Lightning's loop.
-
-    Its losses are means over dimensions; weights make sums of them.
-    """
-    import src.utils  # noqa: F401  # before the others, which import each other in a circle
-    from lightning.pytorch.trainer.states import TrainerFn
-    from src.components.distance_functions import BetaQuantizationLoss, SquaredEuclideanDistance
-    from src.components.quantization_strategies import STEQuantization
-    from src.models.components.network_blocks.mlp import MLP
-    from src.modules.clustering.residual_quantization import ResidualQuantization
-    from src.modules.clustering.vector_quantization import VectorQuantization
-
-    embed_size = len(parameters["encoder"]["Dense_0"]["kernel"])
-    distance = SquaredEuclideanDistance()
-    model = ResidualQuantization(
-        n_layers=len(_CODEBOOK_SIZES),
-        encoder=MLP(embed_size, _LATENT_SIZE, list(_HIDDEN_SIZES)),
-        decoder=MLP(_LATENT_SIZE, embed_size, list(reversed(_HIDDEN_SIZES))),
-        quantization_layer=VectorQuantization(
-            n_clusters=_CODEBOOK_SIZES[0],
-            n_features=_LATENT_SIZE,
-            distance_function=distance,
-            initializer=None,
-            quantization_strategy=STEQuantization(distance, True),
-            loss_function=BetaQuantizationLoss(_BETA, "mean"),
-        ),
-        normalize_residuals=False,
-        quantization_loss_weight=_LATENT_SIZE,
-        reconstruction_loss_function=torch.nn.MSELoss(),
-        reconstruction_loss_weight=embed_size,
-    )
-    for name in ("encoder", "decoder"):
-        _set_weights(torch, getattr(model, name), parameters[name])
-    for layer, codebook in zip(model.quantization_layer_list, _codebooks(parameters), strict=True):
-        layer.centroids.data, layer.is_initialized = torch.tensor(codebook), True
-    model._trainer = types.SimpleNamespace(state=types.SimpleNamespace(fn=TrainerFn.FITTING))
-
-    def loss(x):
-        batch = types.SimpleNamespace(transformed_features={"input_embedding": x})
-        _, _, quantization, reconstruction = model.model_step(batch)
-        return (
-            model.quantization_loss_weight * quantization
-            + model.reconstruction_loss_weight * reconstruction
-        )
-
-    return model, loss
 
 
 def _layers(network: dict) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -24,14 +24,13 @@ def small_network(monkeypatch):
 
 def test_speed_of_the_rqvae_is_compared_only_at_equal_losses(small_network, monkeypatch):
     pytest.importorskip("torch", reason="PyTorch is the other contestant")
-    for package in ("modules", "src"):  # of the other peers: not here
-        monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setitem(sys.modules, "modules", None)  # the other peer's: not here
     sizes = {"num_items": 100, "embed_size": 12, "batch_size": 32, "epochs": 1, "rounds": 1}
     result = json.loads(json.dumps(rqvae_speed.benchmark(**sizes)))
     assert result["losses"]["pytorch"] == pytest.approx(result["losses"]["tiger_jax"], rel=1e-4)
     assert result["losses"]["tiger_jax_bfloat16"] != result["losses"]["tiger_jax"]
     assert result["ratio_vs_pytorch"]["float32_processor"] > 0
-    assert result["ratio_vs_rqvae_recommender"] is result["ratio_vs_grid"] is None
+    assert result["ratio_vs_rqvae_recommender"] is None
     # 12 -> 16 -> 4 and back: 192 + 64 multiplications, of which all but the first 192 three times.
     assert rqvae_speed._products(12) == (6 * (192 + 64) - 192) / 192
     monkeypatch.setattr(rqvae_speed, "_plain_loss", lambda torch, model, x: torch.tensor(1.0))
