@@ -15,7 +15,7 @@ from tiger_jax.diversity import Audience, Categories
 from tiger_jax.recommender import Recommender
 
 _TEMPERATURES = (1.0, 1.5, 2.0)  # TIGER section 4.3, Table 3
-_NUM_USERS = 1000
+_NUM_USERS = 500
 _NUM_RESULTS = max(diversity.ENTROPY_CUTOFFS)
 
 _BEAM = "beam search"

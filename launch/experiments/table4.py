@@ -12,7 +12,7 @@ from tiger_jax.recommender import Recommender
 
 _TEMPERATURES = (1.0, 2.0)  # TIGER section 4.3, Table 4
 _NUM_RESULTS = 10
-_MOST_USERS = 200  # of a category
+_MOST_USERS = 100  # of a category
 
 # Names of the paper -> those of the items' own paths.
 _NAMES = {
