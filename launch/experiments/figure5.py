@@ -31,7 +31,7 @@ _NUM_RESULTS = 50
 # How many of the users with seen targets, who are twenty times the others; 0 for all.
 _NUM_OTHERS = {"validation": 2000, "test": 0}
 _KIND = "cold start lists"
-_TRAINING = {"cpu": ("--gin.TRAIN_STEPS=5000", "--gin.EVAL_PERIOD=2500", "--eval_users=500")}
+_TRAINING = {"cpu": ("--gin.TRAIN_STEPS=6000", "--gin.EVAL_PERIOD=3000", "--eval_users=500")}
 
 _KNN = "Semantic_KNN"
 _SETTINGS = {
