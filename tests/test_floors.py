@@ -41,7 +41,10 @@ FLOORS = {
     "serve": 7,
     "cold_start": 7,
     "diversity": 7,
-    "eval": 6,
+    "log_linear": 5,
+    "fusion": 6,
+    "fuse": 7,
+    "eval": 7,
     "runs": 6,
     "train_sasrec": 6,
     # Validates through the recommender, as eval does.

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import scipy.sparse
 
+from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import RankedItems, flat_histories, ndcg_gains, target_ranks
 
 Histories = Sequence[Sequence[int]]
@@ -25,6 +26,8 @@ _PROFILE_DECAY = 0.6
 
 # Of CountsWithContent: counts_weight and temperature.
 _MIXTURES = tuple(itertools.product((0.1, 0.3, 0.5, 0.7), (0.05, 0.1, 0.2)))
+
+_MIXTURE_USERS = 4096
 
 _TINY = 1e-30
 
@@ -201,6 +204,16 @@ def choose_mixture(
             ranks = target_ranks(best_items(scores_BN, 10), targets[rows])
             ndcg_sums[number] += ndcg_gains(ranks, 10).sum()
     return _MIXTURES[ndcg_sums.argmax()]
+
+
+def choose_counts(sequences: Sequences, content_embeddings_NE: np.ndarray) -> dict[str, float]:
+    """Weights of CountsWithContent by name, chosen on a sample of the validation users."""
+    histories, targets = sequences.split("validation")
+    step = -(-len(histories) // _MIXTURE_USERS)
+    counts_weight, temperature = choose_mixture(
+        sequences.training_sequences(), content_embeddings_NE, histories[::step], targets[::step]
+    )
+    return {"counts_weight": counts_weight, "temperature": temperature}
 
 
 def transition_counts(

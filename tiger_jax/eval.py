@@ -14,6 +14,7 @@ import numpy as np
 import tqdm
 
 from tiger_jax import artifacts, baselines, checkpoints, command_line, metrics
+from tiger_jax import fusion as fusions
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.metrics import RankedItems
@@ -24,10 +25,10 @@ _EXAMPLES = """
 python -m tiger_jax.eval --folder=work/beauty --run=tiger
 python -m tiger_jax.eval --folder=work/beauty --run=tiger --search=free --json
 python -m tiger_jax.eval --folder=work/beauty --run=tiger --split=validation --num_users=2000
+python -m tiger_jax.eval --folder=work/beauty --run=tiger --fusion=counts
 """
 
 _NUM_RESULTS = max(metrics.CUTOFFS)
-_MIXTURE_USERS = 4096
 # Between two movements of the progress bar.
 _SEARCHES_AT_ONCE = 8
 
@@ -41,14 +42,15 @@ def evaluate(
     num_beams: int = 50,
     batch_size: int = 64,
     num_users: int = 0,
+    fusion: str = "",
     seed: int = 0,
 ) -> dict:
     """Recall@5, NDCG@5, Recall@10 and NDCG@10 of a run, item level, over the full catalogue.
 
     Writes ranked_items.npz (the lists, history items included), eval.json and report.html to
     FOLDER/runs/RUN/eval/<what was evaluated>, such as eval/test or eval/validation_free_2000_users:
-    the split, a search that is not constrained, a sample of users. Speed counts the compilation
-    of the search.
+    the split, a search that is not constrained, a fusion, a sample of users. Speed counts the
+    compilation of the search.
 
     Args:
       folder: the prepared folder.
@@ -61,6 +63,8 @@ def evaluate(
       num_beams: width of the beam, and length of a user's list before the history is removed.
       batch_size: users in one search; as many as memory allows are fastest on an accelerator.
       num_users: size of a random sample of users; 0 for all.
+      fusion: name of a choice of tiger_jax.fuse: the lists are those of the run and its parts
+        together, without the history in either score, as they were chosen. The run alone if empty.
       seed: of the sample and of the bootstrap.
     """
     if num_beams < _NUM_RESULTS or batch_size < 1 or num_users < 0:
@@ -76,12 +80,15 @@ def evaluate(
     recommender = Recommender.load(
         folder, run, num_beams=num_beams, search=search, batch_size=batch_size
     )
+    recommend = recommender.recommend
+    if fusion:
+        recommend = fusions.load(folder, run, fusion, recommender, sequences).recommend
     table = recommender.table
     titles = [content.label(row) for row in content.load_items(folder)]
 
     start = time.perf_counter()
     users_at_once = _SEARCHES_AT_ONCE * batch_size
-    ranked = rank_users(recommender.recommend, users, histories, num_beams, users_at_once)
+    ranked = rank_users(recommend, users, histories, num_beams, users_at_once, bool(fusion))
     seconds = time.perf_counter() - start
     without_history = ranked.without(histories)
     with_history_items = metrics.score(ranked, targets, seed)
@@ -98,6 +105,7 @@ def evaluate(
         "num_users": len(users),
         "split": split,
         "search": search,
+        "fusion": fusion,
         "exclude_history": exclude_history,
         "baselines": baseline_scores,
         "with_history_items": with_history_items,
@@ -122,6 +130,7 @@ def evaluate(
     parts = [
         split,
         *([search] if search != "constrained" else []),
+        *([f"fusion_{fusion}"] if fusion else []),
         *([f"{len(users)}_users"] if len(users) < sequences.num_users else []),
     ]
     target_folder = pathlib.Path(folder, "runs", run, "eval", "_".join(parts))
@@ -154,6 +163,7 @@ def rank_users(
     histories: Sequence[np.ndarray],
     num_beams: int,
     users_at_once: int,
+    exclude_history: bool = False,
 ) -> RankedItems:
     """One list a user, [U, R], history kept: long enough to lose it, if the beam allows.
 
@@ -171,7 +181,7 @@ def rank_users(
                 [users[row] for row in rows],
                 [histories[row] for row in rows],
                 num_results,
-                exclude_history=False,
+                exclude_history=exclude_history,
             )
             item_numbers[rows, :num_results] = ranked.item_numbers
             scores[rows, :num_results] = ranked.scores
@@ -189,12 +199,7 @@ def make_baselines(
     """
     training = sequences.training_sequences()
     embeddings_NE, _ = content.load_embeddings(folder)
-    histories, targets = sequences.split("validation")
-    step = -(-len(histories) // _MIXTURE_USERS)
-    counts_weight, temperature = baselines.choose_mixture(
-        training, embeddings_NE, histories[::step], targets[::step]
-    )
-    mixture = {"counts_weight": counts_weight, "temperature": temperature}
+    mixture = baselines.choose_counts(sequences, embeddings_NE)
     return mixture, {
         "popularity": baselines.Popularity(training, sequences.num_items),
         "last_prefix": baselines.LastPrefix(training, semantic_ids_NI),

@@ -55,6 +55,7 @@ which `scores_table` does. An experiment with pictures has a third function,
 """
 
 from launch.experiments import (
+    beyond,
     figure4,
     figure5,
     figure6,
@@ -62,7 +63,6 @@ from launch.experiments import (
     infrequent,
     memory,
     networks,
-    not_yet,
     table1,
     table3,
     table4,
@@ -87,7 +87,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     figure6.EXPERIMENT,
     memory.EXPERIMENT,
     infrequent.EXPERIMENT,
-    not_yet.BEYOND,
+    beyond.EXPERIMENT,
 )
 
 

@@ -1,0 +1,123 @@
+"""Chooses, on validation users, what a model, counts, content and SASRec weigh together.
+
+Test items are not read. `python -m tiger_jax.eval --fusion=NAME` measures the choice.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from tiger_jax import artifacts, command_line, fusion, log_linear, metrics
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.fusion import FusedRecommender, Fusion
+from tiger_jax.log_linear import LogLinear
+from tiger_jax.recommender import Recommender
+
+_EXAMPLES = """
+python -m tiger_jax.fuse --folder=work/beauty --run=tiger
+python -m tiger_jax.eval --folder=work/beauty --run=tiger --fusion=counts
+python -m tiger_jax.fuse --folder=work/beauty --run=tiger --sasrec=sasrec --name=all
+"""
+
+_NUM_RESULTS = max(metrics.CUTOFFS)
+# Of the prior in the mixture: either side's best items come among the first of the beam.
+_PRIOR_WEIGHT = 0.5
+
+
+def choose(
+    folder: str,
+    run: str,
+    name: str = "counts",
+    sasrec: str = "",
+    num_users: int = 4096,
+    num_beams: int = 50,
+    prior_items: int = 256,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> dict:
+    """The fusion that makes the validation items likeliest, histories left out.
+
+    First the opinions of counts and content get exponents without the model: the prior. Then, with
+    the model's, all of them get others, among the candidates of a beam that followed both. Writes
+    FOLDER/runs/RUN/fusions/NAME.json, with the scores on the same users of what each does alone.
+
+    Args:
+      folder: the prepared folder.
+      run: name of a run of tiger_jax.train in it.
+      name: of the choice.
+      sasrec: name of a run of tiger_jax.train_sasrec in it that takes part; none if empty.
+      num_users: size of a random sample of validation users; 0 for all.
+      num_beams: width of the beam, and number of candidates.
+      prior_items: items with a prior, of each history.
+      batch_size: users in one search.
+      seed: of the sample.
+    """
+    sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
+    histories, targets = sequences.split("validation")
+    rows = np.arange(len(targets))
+    if 0 < num_users < len(rows):
+        rows = np.sort(np.random.default_rng(seed).choice(rows, num_users, replace=False))
+    users = [sequences.user_ids[row] for row in rows]
+    histories, targets = [histories[row] for row in rows], targets[rows]
+    recommender = Recommender.load(folder, run, num_beams=num_beams, batch_size=batch_size)
+    opinions = fusion.load_opinions(folder, sequences, sasrec)
+    names = tuple(opinions(histories[:1]))
+    prior = log_linear.choose_exponents(opinions, sequences.num_items, histories, targets, names)
+    fused = FusedRecommender(recommender, opinions, Fusion(prior, _PRIOR_WEIGHT, prior_items, {}))
+    found = fused.candidates(users, histories, num_beams)
+    fitted_K = log_linear.fit(
+        found.opinions_BMK, found.mixed.item_numbers == targets[:, None], found.mixed.used
+    )
+    exponents = dict(zip(found.names, fitted_K.tolist(), strict=True))
+    ranked = {
+        "prior": LogLinear(opinions, prior, sequences.num_items).recommend(
+            users, histories, _NUM_RESULTS
+        ),
+        "mixture": found.mixed,
+        "fusion": found.ranked_by(exponents),
+    }
+    is_candidate_BM = found.mixed.item_numbers == targets[:, None]
+    result = {
+        **dataclasses.asdict(Fusion(prior, _PRIOR_WEIGHT, prior_items, exponents)),
+        "scores": {name: metrics.score(lists, targets, seed) for name, lists in ranked.items()},
+        "sasrec": sasrec,
+        "candidate_recall": float(is_candidate_BM.any(axis=1).mean()),
+        "num_users": len(users),
+        "num_beams": num_beams,
+        **fusion.provenance(recommender, sequences),
+        "seed": seed,
+        **artifacts.provenance(),
+    }
+    path = fusion.path_of(folder, run, name)
+    artifacts.save_json(path, result)
+    print(table_of(result))
+    print(f"wrote {path}")
+    return result
+
+
+def table_of(result: dict) -> str:
+    """What the parts and their fusion are worth on the users they were chosen on."""
+    names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+    rows = [("", *names)]
+    for part, scores in result["scores"].items():
+        rows.append((part, *(f"{scores[name]['value']:.4f}" for name in names)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    exponents = ", ".join(f"{name} {value:.2f}" for name, value in result["exponents"].items())
+    lines.append(
+        f"validation, {result['num_users']:,} users; {result['candidate_recall']:.4f} of the"
+        f" targets among {result['num_beams']} candidates; exponents: {exponents}"
+    )
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Runs the verb from the command line."""
+    command_line.run(choose, argv, examples=_EXAMPLES)
+
+
+if __name__ == "__main__":
+    from tiger_jax.fuse import main
+
+    main()
