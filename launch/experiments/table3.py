@@ -77,7 +77,7 @@ def _section(result: dict) -> str:
     printed = paper.numbers()["table3"]["rows"]
     rows = []
     for name, row in values["rows"].items():
-        rows.append([name, *_cells(row)])
+        rows.append([name, *_cells(row, values["num_users"])])
         theirs = printed.get(name.removeprefix("T = "))
         if theirs:
             entropies = (f"*{theirs[f'entropy@{k}']:.2f}*" for k in diversity.ENTROPY_CUTOFFS)
@@ -96,11 +96,14 @@ def _section(result: dict) -> str:
     )
 
 
-def _cells(row: dict[str, float]) -> Sequence[str]:
+def _cells(row: dict[str, float], num_users: int) -> Sequence[str]:
+    """Recall with half its 95 % interval over the users."""
+    recall = row["recall@10"]
+    error = 1.96 * (recall * (1 - recall) / num_users) ** 0.5
     entropies = [row[f"entropy@{k}"] for k in diversity.ENTROPY_CUTOFFS]
     return [
         *(f"{bits:.2f} ({bits * np.log(2):.2f})" for bits in entropies),
-        f"{row['recall@10']:.4f}",
+        f"{recall:.4f} ± {error:.4f}",
         f"{row['distinct@10']:,.0f}",
     ]
 
