@@ -197,6 +197,16 @@ def test_the_loss_of_a_step_is_the_mean_over_all_prefixes(tmp_path):
     np.testing.assert_allclose(losses, [expected], rtol=1e-5)
 
 
+def test_users_with_one_training_item_have_nothing_to_learn_from(tmp_path):
+    save_sequences(tmp_path, [[1, 2, 3], [4, 5, 6, 7], [1, 2, 3, 4, 5, 6]])
+    rows = train_sasrec.training_rows(Sequences.load(tmp_path / SEQUENCES), 2)
+    inputs_US, targets_US, lengths_U = (array.tolist() for array in rows)
+    assert (inputs_US, targets_US, lengths_U) == ([[4, 0], [2, 3]], [[5, 0], [3, 4]], [1, 2])
+    save_sequences(tmp_path, [[1, 2, 3]])
+    with pytest.raises(InputError, match="no user has more than one item to train on"):
+        train_sasrec.training_rows(Sequences.load(tmp_path / SEQUENCES), 2)
+
+
 def test_a_chain_is_learnt(tmp_path):
     folder = save_sequences(tmp_path, make_chains())
     result = train_sasrec.train_sasrec(**settings(folder, num_epochs=12, batch_size=10))

@@ -164,13 +164,20 @@ def train_sasrec(
 def training_rows(
     sequences: Sequences, max_history: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each user's training sequence as inputs and the item that follows each of them.
+    """Training sequences as inputs and the item that follows each; users with one item have none.
 
     Returns:
       Inputs and targets, int32 [U, S], the latest `max_history` pairs from the left, 0 behind
       them; and their number, [U].
+
+    Raises:
+      InputError: nobody has two items to train on.
     """
-    training = sequences.training_sequences()
+    training = [items for items in sequences.training_sequences() if len(items) > 1]
+    if not training:
+        raise artifacts.InputError(
+            "no user has more than one item to train on; prepare data with longer histories"
+        )
     inputs_US, _ = padded([items[:-1] for items in training], max_history)
     targets_US, lengths_U = padded([items[1:] for items in training], max_history)
     return inputs_US, targets_US, lengths_U

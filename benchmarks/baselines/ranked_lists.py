@@ -26,7 +26,6 @@ from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.metrics import RankedItems
 
 MODELS = ("GRU4Rec", "Caser", "HGN", "SASRec", "BERT4Rec", "FDSA", "S3Rec")
-NUM_RESULTS = 50
 MADE_BY = "python -m benchmarks.baselines.ranked_lists"
 _KIND = "ranked_items"
 _DATASET = "prepared"
@@ -69,7 +68,8 @@ def make_lists(folder: str, model: str, seed: int, python: str, **options: int) 
       model: one of MODELS.
       seed: of RecBole.
       python: interpreter of RecBole's environment.
-      **options: epochs, pretrain_epochs, batch_size, max_history and threads of run_recbole.py.
+      **options: epochs, pretrain_epochs, batch_size, max_history, num_results and threads, as of
+        run_recbole.py.
     """
     path = lists_path(folder, model, seed)
     if path.is_file():
@@ -82,7 +82,6 @@ def make_lists(folder: str, model: str, seed: int, python: str, **options: int) 
         write_atomic_files(pathlib.Path(folder), temporary)
         command = [python, str(script), f"--model={model}", f"--atomic={temporary / _DATASET}"]
         command += [f"--out={temporary / 'lists.npz'}", f"--seed={seed}"]
-        command += [f"--num_results={NUM_RESULTS}"]
         command += [f"--{option}={value}" for option, value in options.items()]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         # RecBole writes logs to the working folder.
@@ -149,6 +148,7 @@ def main(argv=None) -> None:
     parser.add_argument("--pretrain_epochs", type=int, default=100, help="of S3Rec")
     parser.add_argument("--batch_size", type=int, default=2048)
     parser.add_argument("--max_history", type=int, default=50)
+    parser.add_argument("--num_results", type=int, default=50, help="history items included")
     parser.add_argument("--threads", type=int, default=2)
     options = vars(parser.parse_args(argv))
     folder, seed, python = options.pop("folder"), options.pop("seed"), options.pop("python")
