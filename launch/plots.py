@@ -94,7 +94,9 @@ def bars(
             base = base + np.asarray(lengths, float)
         axes.set_yticks(np.arange(len(names)), [name[:_LONGEST_NAME] for name in names])
         axes.invert_yaxis()
-        axes.set(xlabel=x_label, title=title, xlim=(0, 1.05 * max(base, default=1)))
+        # Room for a long legend.
+        room = 1.05 if len(parts) <= 4 else 1.4
+        axes.set(xlabel=x_label, title=title, xlim=(0, room * max(base, default=1)))
         axes.grid(axis="x")
 
     _save(path, list(panels), draw, "", share_y=False, width=1.5)

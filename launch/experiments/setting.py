@@ -56,12 +56,13 @@ class Budget:
         return bool(self.small)
 
 
-# 120 items need no 256 codes a level, and may leave most of them out.
+# 120 items need no 256 codes a level, and may leave most of them out. All IDs have four parts, so
+# that what is compiled for one serves the others.
 _SMALL_RQVAE = ("--gin.NUM_EPOCHS=5", "--gin.schemes.rqvae.hidden_sizes=(16,)")
 _FEW_CODES = {
-    "lsh": ("--gin.HYPERPLANES=3",),
+    "lsh": ("--gin.HYPERPLANES=3", "--gin.schemes.lsh.num_levels=3"),
     "random": ("--gin.CODEBOOK_SIZES=(8,8,8,8)",),
-    "rqvae_6x64": ("--gin.CODEBOOK_SIZES=(4,4,4,4,4,4)", *_SMALL_RQVAE),
+    "rqvae_6x64": ("--gin.CODEBOOK_SIZES=(4,4,4)", *_SMALL_RQVAE),
     "figure4": ("--gin.CODEBOOK_SIZES=(4,4,8)", *_SMALL_RQVAE),
 }
 
