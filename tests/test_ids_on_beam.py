@@ -52,3 +52,13 @@ def test_items_beyond_the_tokens_and_without_tokens_are_refused():
     for collision_size in (1, None):
         with pytest.raises(InputError, match=r"2 items share the codes \(4, 2\)"):
             list(ids_on_beam.semantic_ids(((4, 2), [9, 3]), collision_size))
+
+
+def test_codes_that_were_shared_out_are_refused(folder, tmp_path):
+    made = SemanticIdTable.load(folder / "ids" / "mine" / "semantic_ids.npz")
+    shared = SemanticIdTable(
+        made.semantic_ids_NI, made.codebook_sizes, made.header | {"balanced": True}
+    )
+    shared.save(folder / "ids" / "shared" / "semantic_ids.npz")
+    with pytest.raises(InputError, match="last codes were shared out"):
+        ids_on_beam.ids_on_beam(str(folder), "shared", str(tmp_path))

@@ -290,6 +290,11 @@ def test_scheme_flag_stands_for_its_card(folder, capsys):
     with pytest.raises(SystemExit):
         make_ids.main(["make_ids", "--scheme=kmeans", f"--folder={folder}"])
     assert "no such gin file" in capsys.readouterr().err
+    # What gin adds to the errors of a function that it calls is left out.
+    with pytest.raises(SystemExit):
+        make_ids.main(["make_ids", "--scheme=residual", f"--folder={folder}"])
+    message = "error: 120 items cannot fill a codebook of 256 codes; lower codebook_sizes\n"
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize(("configuration", "rounds"), [("same", 1), ("another", 2)])

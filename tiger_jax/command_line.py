@@ -46,7 +46,8 @@ def run(function: Callable[..., dict], argv: Sequence[str] | None = None, exampl
     try:
         result, as_json = _run(function, list(sys.argv if argv is None else argv), examples)
     except InputError as error:
-        _fail(str(error))
+        # It is one line; where gin called the function, it has added where from.
+        _fail(str(error).partition("\n")[0])
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"{place}{error.strerror or error}; free space, or give a place that can be used")

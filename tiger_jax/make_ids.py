@@ -197,7 +197,7 @@ def _require_no_collapse(
                 f"codebook {level} has collapsed: {health['codes_used'][level]} of its "
                 f"{codebook_sizes[level]} codes are in use, less than min_codebook_usage = "
                 f"{min_codebook_usage:.0%}; train for more epochs, clip gradients, restart dead "
-                "codes, or lower codebook_sizes"
+                "codes, lower codebook_sizes, or tell items with equal embeddings apart by texts"
             )
 
 
