@@ -25,6 +25,13 @@ def test_table_of_results_equals_the_recorded_evaluation():
         assert line in README
 
 
+def test_table_of_sasrec_equals_the_recorded_run():
+    result = json.loads((ROOT / "results" / "sasrec_beauty.json").read_text())
+    page = (ROOT / "docs" / "baselines.md").read_text()
+    assert row("SASRec, history removed", result["without_history_items"]) in page
+    assert row("SASRec, history kept", result["with_history_items"]) in page
+
+
 def test_readme_is_a_map_of_at_most_250_lines():
     assert len(README.splitlines()) <= 250
 
