@@ -271,7 +271,7 @@ class Setting:
             flags = (*self.budget.brief, *flags)
         for seed in seeds:
             run = self.train(ids, variant, flags, seed)
-            found.append(self.evaluate(run))
+            found.append({**self.evaluate(run), "run": run})
         return {
             "scores": mean_scores([result["without_history_items"] for result in found]),
             "with_history_items": mean_scores([result["with_history_items"] for result in found]),
