@@ -18,6 +18,7 @@ import sys
 from launch import results_page
 from launch.experiments.health import CARDS
 from tiger_jax import artifacts
+from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -68,8 +69,7 @@ def measure(folder: str, card: str, seed: int, epochs: int | None = None) -> dic
         **{name: result[name] for name in MEASURES},
         "items": Sequences.load(pathlib.Path(folder, SEQUENCES)).num_items,
         "has_collision_token": result["has_collision_token"],
-        # A local model is named by the end of its path.
-        "encoder": "/".join(pathlib.Path(result["encoder"]).parts[-2:]),
+        "encoder": content.encoder_name(result["encoder"]),
         **artifacts.provenance(),
     }
 

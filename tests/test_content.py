@@ -238,3 +238,15 @@ def test_an_item_is_called_by_its_title_else_brand_and_category_else_its_id():
     assert content.label(row | {"title": None}) == "Acme, Combs"
     assert content.label({"item_id": "B01", "categories": [["Hair", "Combs"]]}) == "Combs"
     assert content.label({"item_id": "B01", "brand": None}) == "B01"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "name"),
+    [
+        ("tfidf", "tfidf"),
+        ("sentence-transformers/sentence-t5-base", "sentence-transformers/sentence-t5-base"),
+        ("/home/me/models/all-MiniLM-L6-v2/", "models/all-MiniLM-L6-v2"),
+    ],
+)
+def test_an_encoder_is_called_the_same_wherever_it_lies(encoder, name):
+    assert content.encoder_name(encoder) == name

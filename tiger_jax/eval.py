@@ -118,7 +118,7 @@ def evaluate(
         "step": recommender.step,
         "training": _training_facts(pathlib.Path(folder, "runs", run)),
         "ids": table.header["scheme"],
-        "encoder": table.header["encoder"],
+        "encoder": content.encoder_name(table.header["encoder"]),
         "text_fields": table.header["text_fields"],
         "num_beams": num_beams,
         "seed": seed,

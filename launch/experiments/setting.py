@@ -146,7 +146,7 @@ class Setting:
         _, source = content.load_embeddings(self.folder)
         return {
             "data": artifacts.checksum(self.sequences.checksum(), source["checksum"]),
-            "encoder": "/".join(pathlib.Path(source["encoder"]).parts[-2:]),
+            "encoder": content.encoder_name(source["encoder"]),
             "text_fields": source["text_fields"],
         }
 

@@ -286,6 +286,11 @@ def save_embeddings(
     artifacts.save_json(folder / _HEADER, {**header, "checksum": checksum})
 
 
+def encoder_name(encoder: str) -> str:
+    """What an encoder is called wherever it lies: its name on a hub, or the end of its path."""
+    return "/".join(pathlib.PurePath(encoder).parts[-2:])
+
+
 def load_embeddings(folder: str | os.PathLike) -> tuple[np.ndarray, dict[str, Any]]:
     """Content embeddings of a prepared folder, float32 [N, E], and their header.
 
