@@ -120,7 +120,9 @@ def test_new_items_have_the_quantizers_codes_and_filters_of_their_own():
         num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.0, logits_via_embedding=True,
     )  # fmt: skip
     model = TigerModel(network, vocabulary)
-    recommender = Recommender(model, model.init(jax.random.key(0)), table, 4, num_beams=30)
+    params = model.init(jax.random.key(0))
+    # With room for more than come.
+    recommender = Recommender(model, params, table, 4, num_beams=30, capacity=35)
     grown = cold_start.with_new_items(recommender, codes.quantizer, embeddings[20:])
     ids = grown.table.semantic_ids_NI
     np.testing.assert_array_equal(ids[:21], table.semantic_ids_NI)
