@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import tqdm
 
+from benchmarks.record import record
 from benchmarks.training import require_equal
 from tiger_jax import artifacts, batching, command_line, train, train_state
 from tiger_jax.data import examples
@@ -88,6 +89,7 @@ def benchmark(
     dtype: str = "bfloat16",
     num_groups: int = 4,
     seed: int = 0,
+    output: str = "",
 ) -> dict:
     """Items predicted a second of either kind of training, and their ratio.
 
@@ -101,6 +103,7 @@ def benchmark(
       dtype: what products are made of.
       num_groups: lengths of history that each is compiled for.
       seed: of the parameters and the batches.
+      output: a file for the result, besides.
     """
     sequences = Sequences.load(f"{folder}/sequences.npz")
     table = SemanticIdTable.load(
@@ -146,6 +149,8 @@ def benchmark(
         "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         **artifacts.provenance(),
     }
+    if output:
+        record(output, result)
     print(
         f"{result['ratio']:.2f} times as many items a second, {result['cpu_ratio']:.2f} times by "
         "processor time"
