@@ -1,6 +1,6 @@
 """What a training step costs as the network, the history and the catalogue grow.
 
-    python -m benchmarks.growth --output=results/growth_cpu.json --picture=docs/growth.svg --json
+    python -m benchmarks.growth --output=results/growth_cpu.json --picture=growth.svg --json
 
 From the paper's sizes, one at a time: the width (feed-forward width and number of heads with it),
 the layers of encoder and decoder, the items of a history, the items of the catalogue. Histories
