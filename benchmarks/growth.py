@@ -201,8 +201,14 @@ def draw(result: dict, path: str) -> None:
     from matplotlib import pyplot
 
     by_axis = result["by_axis"]
+    # One scale for all, or the noise of an axis that costs nothing would look like growth.
     figure, places = pyplot.subplots(
-        1, len(by_axis), figsize=(3 * len(by_axis), 3), layout="constrained", squeeze=False
+        1,
+        len(by_axis),
+        figsize=(3 * len(by_axis), 3),
+        layout="constrained",
+        squeeze=False,
+        sharey=True,
     )
     for place, (name, by_size) in zip(places[0], by_axis.items(), strict=True):
         sizes, costs = [int(size) for size in by_size], list(by_size.values())
