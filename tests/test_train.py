@@ -220,8 +220,13 @@ def test_a_resumed_run_ends_in_the_same_bits(folder):
     # As if killed while it cleared up at its end: the next start does it.
     leftover = folder / "runs" / "halves" / "checkpoints" / ".checkpoint_4.deleted"
     leftover.mkdir()
+    page = folder / "runs" / "halves" / "report.html"
+    half_written = page.with_name(".report.html.abcdefgh.tmp")
+    page.rename(half_written)
     train.train(**settings(folder, "halves"))
     assert not leftover.exists()
+    assert not half_written.exists()
+    assert page.exists()
     assert_same_run(folder / "runs" / "whole", folder / "runs" / "halves")
 
 
