@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from benchmarks.decoding import catalogue, histories, paper_model, race
+from benchmarks.record import record
 from tiger_jax import artifacts, command_line
 from tiger_jax.model import beam
 from tiger_jax.model.prior import Prior
@@ -83,7 +84,7 @@ def benchmark(
         **artifacts.provenance(),
     }
     if output:
-        artifacts.save_json(output, result)
+        record(output, result)
     return result
 
 

@@ -15,14 +15,12 @@ import numpy as np
 import tqdm
 
 from benchmarks.record import record
-from benchmarks.training import require_equal
+from benchmarks.training import load, require_equal
 from tiger_jax import artifacts, batching, command_line, train, train_state
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel
-from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
-from tiger_jax.vocabulary import Vocabulary
 
 _MAX_HISTORY = 20
 
@@ -105,13 +103,7 @@ def benchmark(
       seed: of the parameters and the batches.
       output: a file for the result, besides.
     """
-    sequences = Sequences.load(f"{folder}/sequences.npz")
-    table = SemanticIdTable.load(
-        f"{folder}/ids/{ids}/semantic_ids.npz", sequences.header["items_checksum"]
-    )
-    vocab = Vocabulary(table.codebook_sizes, 2000)
-    config = NetworkConfig(vocab.size, 128, 6, 64, 1024, 4, 4, 0.1, True, dtype, True)
-    model = TigerModel(config, vocab)
+    sequences, table, model = load(folder, ids, dtype, causal_encoder=True)
     sizes = {"sequences": sequences_per_step, "prefixes": prefixes_per_step}
     contestants = {
         kind: Contestant(kind, model, sequences, table, size, num_groups, seed)

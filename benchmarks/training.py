@@ -77,24 +77,8 @@ def benchmark(
       seed: of the parameters and the batches.
       only: "tiger_jax", "t5x" or "hf" for that contestant alone, whose peak memory is then told.
     """
-    sequences = Sequences.load(f"{folder}/sequences.npz")
-    table = SemanticIdTable.load(
-        f"{folder}/ids/{ids}/semantic_ids.npz", sequences.header["items_checksum"]
-    )
-    vocab = Vocabulary(table.codebook_sizes, 2000)
-    config = NetworkConfig(
-        vocab_size=vocab.size,
-        emb_dim=128,
-        num_heads=6,
-        head_dim=64,
-        mlp_dim=1024,
-        num_encoder_layers=4,
-        num_decoder_layers=4,
-        dropout_rate=_DROPOUT,
-        logits_via_embedding=True,
-        dtype=dtype,
-    )
-    model = TigerModel(config, vocab)
+    sequences, table, model = load(folder, ids, dtype)
+    vocab, config = model.vocabulary, model.config
     params = jax.tree.map(np.asarray, model.init(jax.random.key(seed)))
     training = examples.prefix_examples(sequences, _MAX_HISTORY)
     groups = examples.length_groups(training.lengths, batch_size, num_groups)
@@ -143,6 +127,31 @@ def benchmark(
     for name, rate in rates.items():
         print(f"{name}: {rate:.1f} examples/s, loss {losses[name]:.5f}")
     return result
+
+
+def load(
+    folder: str, ids: str, dtype: str, causal_encoder: bool = False
+) -> tuple[Sequences, SemanticIdTable, TigerModel]:
+    """What a prepared folder holds, and the paper's network with no more tokens than it needs."""
+    sequences = Sequences.load(f"{folder}/sequences.npz")
+    table = SemanticIdTable.load(
+        f"{folder}/ids/{ids}/semantic_ids.npz", sequences.header["items_checksum"]
+    )
+    vocab = Vocabulary(table.codebook_sizes, 2000)
+    config = NetworkConfig(
+        vocab_size=vocab.size,
+        emb_dim=128,
+        num_heads=6,
+        head_dim=64,
+        mlp_dim=1024,
+        num_encoder_layers=4,
+        num_decoder_layers=4,
+        dropout_rate=_DROPOUT,
+        logits_via_embedding=True,
+        dtype=dtype,
+        causal_encoder=causal_encoder,
+    )
+    return sequences, table, TigerModel(config, vocab)
 
 
 def random_batches(plan: np.ndarray, data: dict, count: int, seed: int) -> list[dict]:

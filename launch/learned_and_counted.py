@@ -12,6 +12,7 @@ among ten. On validation users, history left out, with the mixture that was chos
 import jax
 import numpy as np
 
+from benchmarks.record import record
 from tiger_jax import artifacts, baselines, command_line, metrics
 from tiger_jax.baselines import CountsWithContent, Histories
 from tiger_jax.data import content
@@ -50,12 +51,7 @@ def decompose(
       output: a file for the result, besides.
     """
     sequences = Sequences.load(f"{folder}/{SEQUENCES}")
-    histories, targets = sequences.split("validation")
-    rows = np.arange(len(targets))
-    if 0 < num_users < len(rows):
-        rows = np.sort(np.random.default_rng(seed).choice(rows, num_users, replace=False))
-    users = [sequences.user_ids[row] for row in rows]
-    histories, targets = [histories[row] for row in rows], targets[rows]
+    _, users, histories, targets = sequences.sampled_split("validation", num_users, seed)
     recommender = Recommender.load(folder, run, num_beams=num_beams)
     training = sequences.training_sequences()
     embeddings_NE, _ = content.load_embeddings(folder)
@@ -96,12 +92,11 @@ def decompose(
         "num_beams": num_beams,
         "mixture": mixture,
         "seed": seed,
-        "command": f"python -m launch.learned_and_counted --folder={folder} --run={run}",
         **artifacts.provenance(),
     }
     print(table_of(result))
     if output:
-        artifacts.save_json(output, result)
+        result = record(output, result)
     return result
 
 
@@ -215,8 +210,7 @@ def table_of(result: dict) -> str:
                         f"{group['recall@10 of both']:.4f}" if first else "",
                     )
                 )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return command_line.aligned(rows)
 
 
 def main(argv=None):

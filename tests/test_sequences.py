@@ -252,3 +252,23 @@ def test_missing_and_damaged_files_name_the_command_that_makes_them(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"python -m tiger_jax\.prepare"):
         Sequences.load(path)
+
+
+@pytest.mark.parametrize(("num_users", "found"), [(2, 2), (0, 4), (4, 4), (9, 4)])
+def test_a_sample_of_a_split_is_some_of_its_rows_in_order(num_users, found):
+    lists = [[row + 1, row + 2, row + 3] for row in range(4)]
+    sequences = Sequences(
+        user_ids=tuple("abcd"),
+        item_ids=("", *"123456"),
+        items=np.concatenate(lists).astype(np.int32),
+        offsets=np.arange(0, 13, 3),
+        header={},
+    )
+    rows, users, histories, targets = sequences.sampled_split("test", num_users, seed=1)
+    assert len(rows) == found
+    assert (np.diff(rows) > 0).all()
+    for row, user, history, target in zip(rows, users, histories, targets, strict=True):
+        assert user == "abcd"[row]
+        assert [*history, target] == lists[row]
+    again = sequences.sampled_split("test", num_users, seed=1)[0]
+    np.testing.assert_array_equal(rows, again)

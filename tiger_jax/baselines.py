@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse
 
 from tiger_jax.data.sequences import Sequences
+from tiger_jax.frequency import training_frequency
 from tiger_jax.metrics import RankedItems, flat_histories, ndcg_gains, target_ranks
 
 Histories = Sequence[Sequence[int]]
@@ -21,8 +22,9 @@ _SCORES_AT_ONCE = 1 << 24
 
 _MAX_DISTANCE = 3
 _BACKWARD = 0.5
-_PROFILE_LENGTH = 6
-_PROFILE_DECAY = 0.6
+# Latest items of a history that count, and what one is worth beside the next.
+PROFILE_LENGTH = 6
+PROFILE_DECAY = 0.6
 
 # Of CountsWithContent: counts_weight and temperature.
 _MIXTURES = tuple(itertools.product((0.1, 0.3, 0.5, 0.7), (0.05, 0.1, 0.2)))
@@ -96,7 +98,7 @@ class LastPrefix(Baseline):
 
     def scores(self, histories: Histories) -> np.ndarray:
         """Parts of the ID shared from the first on; then popularity, [B, N + 1]."""
-        semantic_ids_BI = self.semantic_ids_NI[_last_items(histories)]
+        semantic_ids_BI = self.semantic_ids_NI[last_items(histories)]
         shared_BN = np.ones((len(histories), self.num_items + 1), bool)
         num_shared_BN = np.zeros(shared_BN.shape, np.float32)
         for codes_N, codes_B in zip(self.semantic_ids_NI.T, semantic_ids_BI.T, strict=True):
@@ -115,7 +117,7 @@ class ItemToItem(Baseline):
 
     def scores(self, histories: Histories) -> np.ndarray:
         """Number of transitions from the last item; below them all, popularity, [B, N + 1]."""
-        counts_BN = self.transitions_NN[_last_items(histories)].toarray()
+        counts_BN = self.transitions_NN[last_items(histories)].toarray()
         return np.where(counts_BN > 0, counts_BN + self.popularity_N.max(), self.popularity_N)
 
 
@@ -128,11 +130,11 @@ class ContentNeighbours(Baseline):
 
     def __init__(self, content_embeddings_NE: np.ndarray):
         self.num_items = len(content_embeddings_NE)
-        self.directions_NE = _directions(_with_padding_row(content_embeddings_NE))
+        self.directions_NE = directions(_with_padding_row(content_embeddings_NE))
 
     def scores(self, histories: Histories) -> np.ndarray:
         """Cosine, [B, N + 1]."""
-        return self.directions_NE[_last_items(histories)] @ self.directions_NE.T
+        return self.directions_NE[last_items(histories)] @ self.directions_NE.T
 
 
 class CountsWithContent(Baseline):
@@ -177,7 +179,7 @@ class CountsWithContent(Baseline):
         profile_BN = _recency_profile(histories, self.num_items)
         counts_BN = (profile_BN @ self.counts_NN).toarray()
         counts_BN /= np.maximum(counts_BN.sum(axis=1, keepdims=True), _TINY)
-        cosines_BN = _directions(profile_BN @ self.centred_NE) @ _directions(self.centred_NE).T
+        cosines_BN = directions(profile_BN @ self.centred_NE) @ directions(self.centred_NE).T
         return counts_BN, cosines_BN
 
 
@@ -265,21 +267,20 @@ def _batches(num_users: int, num_items: int) -> Iterator[slice]:
 
 def _popularity(training_sequences: Histories, num_items: int) -> np.ndarray:
     """Number of interactions of each item number, float32 [N + 1]."""
-    _, items_H = flat_histories(training_sequences)
-    return np.bincount(items_H, minlength=num_items + 1).astype(np.float32)
+    return training_frequency(training_sequences, num_items).astype(np.float32)
 
 
-def _last_items(histories: Histories) -> np.ndarray:
+def last_items(histories: Histories) -> np.ndarray:
     """Last item of each history, int64 [B]; 0 for an empty one."""
     return np.array([history[-1] if len(history) else 0 for history in histories], np.int64)
 
 
 def _recency_profile(histories: Histories, num_items: int) -> scipy.sparse.csr_array:
     """Weight 0.6^age of the last six items of each history, float32 [B, N + 1]."""
-    newest_first = [history[: -_PROFILE_LENGTH - 1 : -1] for history in histories]
+    newest_first = [history[: -PROFILE_LENGTH - 1 : -1] for history in histories]
     rows_H, items_H = flat_histories(newest_first)
     ages_H = np.arange(len(rows_H)) - np.searchsorted(rows_H, rows_H)
-    weights_H = (_PROFILE_DECAY**ages_H).astype(np.float32)
+    weights_H = (PROFILE_DECAY**ages_H).astype(np.float32)
     shape = (len(histories), num_items + 1)
     return scipy.sparse.csr_array((weights_H, (rows_H, items_H)), shape=shape)
 
@@ -298,7 +299,7 @@ def _with_padding_row(embeddings_NE: np.ndarray) -> np.ndarray:
     return np.pad(embeddings_NE, ((1, 0), (0, 0)))
 
 
-def _directions(vectors: np.ndarray) -> np.ndarray:
+def directions(vectors: np.ndarray) -> np.ndarray:
     """Rows divided by their lengths; rows of zeros stay."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(lengths, _TINY)

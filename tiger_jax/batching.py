@@ -45,17 +45,14 @@ def assemble(data: dict[str, jax.Array], rows_B: jax.Array, capacity: int) -> di
     tokens = data["tokens_NI"][items].reshape(len(rows_B), -1)
     if "user_tokens" in data:
         tokens = jnp.concatenate([data["user_tokens"][rows_B][:, None], tokens], axis=1)
+    batch = {"encoder_input_tokens": tokens}
     if "num_targets" not in data:
         next_items = data["items"][targets[:, 0]]
-        return {
-            "encoder_input_tokens": tokens,
-            "decoder_target_tokens": data["tokens_NI"][next_items],
-        }
+        return batch | {"decoder_target_tokens": data["tokens_NI"][next_items]}
     is_target = (places < lengths) & (places >= lengths - data["num_targets"][rows_B][:, None])
     next_items = jnp.where(is_target, data["items"][starts + places + 1], 0)
     num_padding = (capacity - 1 - places) * data["tokens_NI"].shape[1]
-    return {
-        "encoder_input_tokens": tokens,
+    return batch | {
         "decoder_target_tokens": data["tokens_NI"][next_items],
         "num_visible": jnp.where(is_target, tokens.shape[1] - num_padding, 0),
     }

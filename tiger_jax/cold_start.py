@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tiger_jax import metrics
-from tiger_jax.baselines import best_items
+from tiger_jax.baselines import PROFILE_DECAY, PROFILE_LENGTH, best_items, directions
 from tiger_jax.data.hold_out import HoldOut
 from tiger_jax.metrics import RankedItems
 from tiger_jax.recommender import Recommender
@@ -21,9 +21,6 @@ from tiger_jax.semantic_ids.quantizer import Quantizer
 
 # Bounds the memory of [B, R, U], 40 MB of float32 at 50 results and 400 unseen items.
 _USERS_AT_ONCE = 512
-
-_HISTORY_LENGTH = 6
-_HISTORY_DECAY = 0.6
 
 
 def most_unseen(share: float, num_results: int, round_up: bool = False) -> int:
@@ -92,8 +89,7 @@ class Catalogue:
     def of(cls, codes_NL: np.ndarray, embeddings_NE: np.ndarray, num_seen: int) -> "Catalogue":
         """From codes and content embeddings of item number 1 and on, the seen items first."""
         centred_NE = embeddings_NE - embeddings_NE[:num_seen].mean(axis=0)
-        lengths_N1 = np.linalg.norm(centred_NE, axis=1, keepdims=True)
-        directions_NE = centred_NE / np.maximum(lengths_N1, 1e-30)
+        directions_NE = directions(centred_NE)
         cosines_SU = directions_NE[:num_seen] @ directions_NE[num_seen:].T
         is_equal_SUL = codes_NL[:num_seen, None] == codes_NL[None, num_seen:]
         shared_SU = np.logical_and.accumulate(is_equal_SUL, axis=-1).sum(axis=-1, dtype=np.int8)
@@ -136,13 +132,13 @@ def with_history(
     As scores, so their logarithms. For `candidates`: what is like the items that a user had is
     a candidate, too.
     """
-    shape = (len(seen), _HISTORY_LENGTH)
+    shape = (len(seen), PROFILE_LENGTH)
     items_BR, scores_BR = np.zeros(shape, np.int32), np.full(shape, -np.inf, np.float32)
     for row, history in enumerate(histories):
-        latest = history[: -_HISTORY_LENGTH - 1 : -1]
+        latest = history[: -PROFILE_LENGTH - 1 : -1]
         items_BR[row, : len(latest)] = latest
         scores_BR[row, : len(latest)] = math.log(weight) + np.arange(len(latest)) * math.log(
-            _HISTORY_DECAY
+            PROFILE_DECAY
         )
     return RankedItems(
         np.concatenate([seen.item_numbers, items_BR], axis=1),

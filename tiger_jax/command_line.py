@@ -200,6 +200,12 @@ def _help(function: Callable, values: flags.FlagValues, examples: str) -> str:
     return "\n".join(lines)
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table as text: columns as wide as their widest cells."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
 def _described_arguments(docstring: str) -> dict[str, str]:
     """The "Args:" section of a docstring: {name: one line}."""
     section = re.search(r"\nArgs:\n(.*?)(\n\S|\Z)", docstring, re.DOTALL)

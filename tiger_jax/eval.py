@@ -73,10 +73,7 @@ def evaluate(
             f"least {_NUM_RESULTS} beams, 1 user in a batch and 0 users"
         )
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
-    histories, targets = sequences.split(split)
-    rows = _sampled_rows(sequences.num_users, num_users, seed)
-    users = [sequences.user_ids[row] for row in rows]
-    histories, targets = [histories[row] for row in rows], targets[rows]
+    rows, users, histories, targets = sequences.sampled_split(split, num_users, seed)
     recommender = Recommender.load(
         folder, run, num_beams=num_beams, search=search, batch_size=batch_size
     )
@@ -225,7 +222,6 @@ def table_of(result: dict) -> str:
         table.append(
             (name, *("{value:.4f} [{low:.4f} {high:.4f}]".format(**cell) for cell in cells))
         )
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     made_of = f" of {', '.join(result['text_fields'])}" if result["text_fields"] else ""
     lines = [
         f"{result['dataset']}, {result['split']} split, {result['num_users']:,} users; "
@@ -233,7 +229,7 @@ def table_of(result: dict) -> str:
         f"{result['users_per_s']:.1f} users/s",
         f"IDs: {result['ids']}, from {result['encoder']}{made_of}; "
         f"invalid: {result['invalid_id_rate']:.2%}; baselines: {protocol}",
-        *("  ".join(map(str.ljust, row, widths)).rstrip() for row in table),
+        command_line.aligned(table),
     ]
     return "\n".join(lines)
 
@@ -250,13 +246,6 @@ def _training_facts(run_folder: pathlib.Path) -> dict:
         "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
         **{name: settings[name] for name in facts},
     }
-
-
-def _sampled_rows(num_rows: int, num_users: int, seed: int) -> np.ndarray:
-    """Rows of a random sample of users in ascending order, int64; of all where it is 0."""
-    if num_users == 0 or num_users >= num_rows:
-        return np.arange(num_rows)
-    return np.sort(np.random.default_rng(seed).choice(num_rows, num_users, replace=False))
 
 
 def main(argv=None):

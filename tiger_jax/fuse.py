@@ -6,8 +6,6 @@ Test items are not read. `python -m tiger_jax.eval --fusion=NAME` measures the c
 import dataclasses
 import pathlib
 
-import numpy as np
-
 from tiger_jax import artifacts, command_line, fusion, log_linear, metrics
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.fusion import FusedRecommender, Fusion
@@ -54,21 +52,15 @@ def choose(
       seed: of the sample.
     """
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
-    histories, targets = sequences.split("validation")
-    rows = np.arange(len(targets))
-    if 0 < num_users < len(rows):
-        rows = np.sort(np.random.default_rng(seed).choice(rows, num_users, replace=False))
-    users = [sequences.user_ids[row] for row in rows]
-    histories, targets = [histories[row] for row in rows], targets[rows]
+    _, users, histories, targets = sequences.sampled_split("validation", num_users, seed)
     recommender = Recommender.load(folder, run, num_beams=num_beams, batch_size=batch_size)
     opinions = fusion.load_opinions(folder, sequences, sasrec)
     names = tuple(opinions(histories[:1]))
     prior = log_linear.choose_exponents(opinions, sequences.num_items, histories, targets, names)
     fused = FusedRecommender(recommender, opinions, Fusion(prior, _PRIOR_WEIGHT, prior_items, {}))
     found = fused.candidates(users, histories, num_beams)
-    fitted_K = log_linear.fit(
-        found.opinions_BMK, found.mixed.item_numbers == targets[:, None], found.mixed.used
-    )
+    is_target_BM = found.mixed.item_numbers == targets[:, None]
+    fitted_K = log_linear.fit(found.opinions_BMK, is_target_BM, found.mixed.used)
     exponents = dict(zip(found.names, fitted_K.tolist(), strict=True))
     ranked = {
         "prior": LogLinear(opinions, prior, sequences.num_items).recommend(
@@ -77,12 +69,11 @@ def choose(
         "mixture": found.mixed,
         "fusion": found.ranked_by(exponents),
     }
-    is_candidate_BM = found.mixed.item_numbers == targets[:, None]
     result = {
         **dataclasses.asdict(Fusion(prior, _PRIOR_WEIGHT, prior_items, exponents)),
         "scores": {name: metrics.score(lists, targets, seed) for name, lists in ranked.items()},
         "sasrec": sasrec,
-        "candidate_recall": float(is_candidate_BM.any(axis=1).mean()),
+        "candidate_recall": float(is_target_BM.any(axis=1).mean()),
         "num_users": len(users),
         "num_beams": num_beams,
         **fusion.provenance(recommender, sequences),
@@ -102,14 +93,12 @@ def table_of(result: dict) -> str:
     rows = [("", *names)]
     for part, scores in result["scores"].items():
         rows.append((part, *(f"{scores[name]['value']:.4f}" for name in names)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     exponents = ", ".join(f"{name} {value:.2f}" for name, value in result["exponents"].items())
-    lines.append(
+    return (
+        f"{command_line.aligned(rows)}\n"
         f"validation, {result['num_users']:,} users; {result['candidate_recall']:.4f} of the"
         f" targets among {result['num_beams']} candidates; exponents: {exponents}"
     )
-    return "\n".join(lines)
 
 
 def main(argv=None):

@@ -40,12 +40,11 @@ def counted(training_sequences: Histories, content_embeddings_NE: np.ndarray) ->
 
     def opinions(histories: Histories) -> dict[str, np.ndarray]:
         counts_BN, cosines_BN = counts.parts(histories)
-        last_B = [history[-1] if len(history) else 0 for history in histories]
         return {
             "co_occurrence": np.log(counts_BN + _NONE),
             "content": cosines_BN,
             "popularity": np.tile(np.log1p(popularity_N), (len(histories), 1)),
-            "transitions": np.log1p(transitions_NN[last_B].toarray()),
+            "transitions": np.log1p(transitions_NN[baselines.last_items(histories)].toarray()),
         }
 
     return opinions

@@ -55,8 +55,7 @@ def table_of(rows: list[dict[str, Any]]) -> str:
         cells = {name: "-" if row[name] is None else str(row[name]) for name in _COLUMNS}
         cells["steps"] = f"{row['steps']:,}"
         lines.append(tuple((cells | scores).values()))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return command_line.aligned(lines)
 
 
 def _row(run_folder: pathlib.Path) -> dict[str, Any]:

@@ -182,7 +182,8 @@ def train(
         "num_eval_users": min(eval_users or sequences.num_users, sequences.num_users),
         "num_beams": num_beams,
     }
-    if saved_steps and writes and log.rows:
+    if writes and log.rows and int(state.step) >= num_steps:
+        # A run that was killed behind its last checkpoint lacks it, and validates no more.
         report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
     validate = _make_validation(model, table, sequences, max_history, eval_users, num_beams)
     progress = tqdm.tqdm(

@@ -1,27 +1,24 @@
 """Beyond the paper: what a shop would deploy. TIGER, SASRec, counting, and their fusions."""
 
 import dataclasses
-import pathlib
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from launch.experiments import sasrec
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import markdown, scores_table
 from launch.experiments.setting import DATASETS, Setting
-from tiger_jax import artifacts, baselines, fuse, fusion, metrics
+from tiger_jax import baselines, fuse, fusion, metrics
 from tiger_jax.data import content
+from tiger_jax.diversity import Categories
 from tiger_jax.fusion import FusedRecommender
 from tiger_jax.log_linear import LogLinear
-from tiger_jax.metrics import RankedItems
 from tiger_jax.model.model import num_parameters
 from tiger_jax.recommender import Recommender
-from tiger_jax.semantic_ids import inspection
 
 TIGER = "TIGER"
 SASREC = "SASRec, softmax"
@@ -72,12 +69,12 @@ def run(setting: Setting) -> dict:
         FUSION: [tiger, counts],
         EVERYONE: [tiger, counts, of_sasrec],
     }
-    category_N = _categories(setting.folder)
+    category_N = Categories.of_items(content.load_items(setting.folder)).category_N
     popularity_N = baselines.Popularity(training, sequences.num_items).popularity_N
     rows = {}
     for label, answer in answers.items():
         if label in saved:
-            top = _saved(setting, name, saved[label], histories).top(_NUM_RESULTS)
+            top = setting.lists(name, name=saved[label]).top(_NUM_RESULTS)
         else:
             top = answer(None, histories, _NUM_RESULTS)
         rows[label] = {
@@ -111,23 +108,8 @@ def _size(params: dict, *others) -> tuple[int, int]:
     return num_parameters(params), sum(leaf.nbytes for leaf in jax.tree.leaves((params, others)))
 
 
-def _saved(setting: Setting, run_name: str, name: str, histories: list) -> RankedItems:
-    """The lists that an evaluation of all users saved, less the histories."""
-    path = setting.folder / "runs" / run_name / "eval" / name / "ranked_items.npz"
-    _, lists = artifacts.load_arrays(path, "ranked_items", "python -m tiger_jax.eval")
-    return RankedItems(lists["item_numbers"], lists["scores"]).without(histories)
-
-
 def _csr_bytes(matrix) -> int:
     return sum(part.nbytes for part in (matrix.data, matrix.indices, matrix.indptr))
-
-
-def _categories(folder: pathlib.Path) -> np.ndarray:
-    """The second level of the items' categories below what all share, [N + 1]; -1 where unknown."""
-    rows = content.load_items(folder)
-    paths_N = [row["categories"][0] if row.get("categories") else [] for row in rows]
-    _, category_N = inspection.categories_at(paths_N, inspection.category_depth(paths_N) + 1)
-    return np.concatenate([[-1], category_N])
 
 
 def _milliseconds(answer: Callable, user_ids, histories, num_users: int) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from launch import plots
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import markdown
+from launch.experiments.scores import markdown, seeds_text
 from launch.experiments.setting import Setting
 from tiger_jax import artifacts, cold_start, paper
 from tiger_jax.baselines import ContentNeighbours
@@ -196,8 +196,8 @@ def _section(result: dict) -> str:
     shares = [np.mean([run["longest_prefix"][n] for run in runs]) for n in (3, 2, 1, 0)]
     items, users = first["items"], first["users"]
     lines = [
-        f"**{result['dataset'].capitalize()}**, budget {result['budget']}, {len(runs)} "
-        f"seed{'s' if len(runs) > 1 else ''}. {result['values']['share']:.0%} of the distinct test "
+        f"**{result['dataset'].capitalize()}**, budget {result['budget']}, "
+        f"{seeds_text(result['seeds'])}. {result['values']['share']:.0%} of the distinct test "
         f"items, {items['unseen']:,}, are in no training sequence, no history and no training of "
         f"the RQ-VAE ({items['seen']:,} seen items); as many validation items are held out for "
         f"choosing the rules and are no part of this catalogue. {users['unseen']:,} of "

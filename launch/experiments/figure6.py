@@ -6,7 +6,7 @@ import numpy as np
 
 from launch import plots
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import markdown
+from launch.experiments.scores import markdown, seeds_text
 from launch.experiments.setting import DATASETS, Setting
 from tiger_jax import paper
 from tiger_jax.recommender import Recommender
@@ -50,7 +50,7 @@ def show(results: list[dict]) -> str:
     rows = [
         [
             result["dataset"],
-            f"{result['budget']}, {len(result['seeds'])} seed{'s' * (len(result['seeds']) > 1)}",
+            f"{result['budget']}, {seeds_text(result['seeds'])}",
             f"{result['values']['num_users']:,}",
             *(_cell(result["values"], k) for k in shown),
         ]

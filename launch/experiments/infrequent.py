@@ -8,9 +8,9 @@ import numpy as np
 
 from launch.experiments import sasrec
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import markdown
+from launch.experiments.scores import markdown, seeds_text
 from launch.experiments.setting import DATASETS, Setting
-from tiger_jax import artifacts, eval, frequency
+from tiger_jax import eval, frequency
 from tiger_jax.metrics import RankedItems
 
 _K = 10
@@ -47,7 +47,7 @@ def run(setting: Setting) -> dict:
         }
 
     ids = setting.ids()
-    tiger = [_lists_of(setting, setting.train(ids, seed=seed), histories) for seed in setting.seeds]
+    tiger = [setting.lists(setting.train(ids, seed=seed)) for seed in setting.seeds]
     sasrecs = [
         sasrec.recommender(setting, seed).recommend(None, histories, _K) for seed in setting.seeds
     ]
@@ -64,15 +64,6 @@ def run(setting: Setting) -> dict:
         "coverage": len(np.unique(targets)) / sequences.num_items,
     }
     return {"k": _K, "rows": rows, "targets": targets_served}
-
-
-def _lists_of(setting: Setting, run: str, histories: Sequence[np.ndarray]) -> RankedItems:
-    """The lists that the evaluation of a run left, without the histories' items."""
-    setting.evaluate(run)
-    path = setting.folder / "runs" / run / "eval" / "test" / "ranked_items.npz"
-    _, arrays = artifacts.load_arrays(path, "ranked_items", "python -m tiger_jax.eval")
-    ranked = RankedItems(arrays["item_numbers"], arrays["scores"])
-    return ranked.without(histories)
 
 
 def _mean(values) -> float:
@@ -102,10 +93,9 @@ def show(results: list[dict]) -> str:
             ]
             for label, row in values["rows"].items()
         ]
-        seeds = len(result["seeds"])
         sections.append(
-            f"**{result['dataset'].capitalize()}**, budget {result['budget']}, {seeds} "
-            f"seed{'s' if seeds > 1 else ''} of what is trained; the targets themselves: mean "
+            f"**{result['dataset'].capitalize()}**, budget {result['budget']}, "
+            f"{seeds_text(result['seeds'])} of what is trained; the targets themselves: mean "
             f"frequency {values['targets']['mean_frequency']:.1f}, "
             f"{values['targets']['coverage']:.1%} of the catalogue\n\n" + markdown(header, rows)
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import SCORES, markdown, scores_table
+from launch.experiments.scores import HEADER, SCORES, markdown, scores_table, seeds_text
 from launch.experiments.setting import DATASETS, Setting
 from tiger_jax import paper
 
@@ -58,15 +58,14 @@ def show_table9(results: list[dict]) -> str:
     rows = []
     for result in results:
         found = result["values"]["rows"]["TIGER"]
-        number = len(found["seeds"])
         cells = [_cell(found["scores"][name]) for name in SCORES]
-        seeds = f"{number} seed{'s' * (number > 1)}"
-        rows.append([result["dataset"], f"{result['budget']}, {seeds}", *cells])
+        budget = f"{result['budget']}, {seeds_text(found['seeds'])}"
+        rows.append([result["dataset"], budget, *cells])
         printed = paper.numbers()["table9"]["rows"][result["dataset"]]
         cells = [f"*{_theirs(printed[name])}*" for name in SCORES]
         rows.append([f"*{result['dataset']}*", "*paper, 3 seeds*", *cells])
-    header = ["", "budget", *(name.capitalize().replace("Ndcg", "NDCG") for name in SCORES)]
-    return "Mean and standard error over the seeds.\n\n" + markdown(header, rows)
+    table = markdown(["", "budget", *HEADER], rows)
+    return f"Mean and standard error over the seeds.\n\n{table}"
 
 
 def _cell(score: dict[str, float]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from tiger_jax import paper
 
 SCORES = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
+HEADER = [name.replace("recall", "Recall").replace("ndcg", "NDCG") for name in SCORES]
 
 
 def mean_scores(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -34,6 +35,11 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """How many there are, in words."""
+    return f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
 
 
 def scores_table(
@@ -67,13 +73,8 @@ def scores_table(
             for name in [name for name in printed if placed.get(name, name) == label]:
                 rows.append(_paper_row(name, printed.pop(name)))
         rows += [_paper_row(name, scores) for name, scores in printed.items()]
-        sections.append(
-            f"**{dataset.capitalize()}**\n\n" + markdown(["", "budget", *_HEADER], rows)
-        )
+        sections.append(f"**{dataset.capitalize()}**\n\n" + markdown(["", "budget", *HEADER], rows))
     return "\n\n".join(sections)
-
-
-_HEADER = [name.replace("recall", "Recall").replace("ndcg", "NDCG") for name in SCORES]
 
 
 def _printed(theirs: str | Sequence[str], dataset: str) -> dict[str, dict[str, float]]:
@@ -89,10 +90,9 @@ def _size(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """Budget, length of the training and seeds of a row; what is not trained has none of them."""
     if "seeds" not in row:
         return "no training"
-    number = len(row["seeds"])
     steps = [run["training"]["steps"] for run in row.get("runs", ()) if "training" in run]
     trained = f", {steps[0]:,} steps" if steps else ""
-    return f"{result['budget']}{trained}, {number} seed{'s' if number > 1 else ''}"
+    return f"{result['budget']}{trained}, {seeds_text(row['seeds'])}"
 
 
 def _ordered(scores: Mapping[str, Mapping[str, float]]) -> list[Mapping[str, float]]:

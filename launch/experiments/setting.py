@@ -14,6 +14,7 @@ from launch.experiments.scores import mean_scores
 from tiger_jax import artifacts, eval, make_ids, prepare, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.metrics import RankedItems
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary
@@ -242,6 +243,14 @@ class Setting:
         if not path.is_file():
             self.verb(eval, f"--folder={self.folder}", f"--run={run}", *flags)
         return artifacts.load_json(path, "python -m tiger_jax.eval")
+
+    def lists(self, run: str, *flags: str, name: str = "test") -> RankedItems:
+        """The lists that `evaluate` leaves, one a user of the test split, less the histories."""
+        self.evaluate(run, *flags, name=name)
+        path = self.folder / "runs" / run / "eval" / name / "ranked_items.npz"
+        _, found = artifacts.load_arrays(path, "ranked_items", "python -m tiger_jax.eval")
+        histories, _ = self.sequences.split("test")
+        return RankedItems(found["item_numbers"], found["scores"]).without(histories)
 
     def tiger(
         self,

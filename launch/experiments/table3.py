@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import markdown
+from launch.experiments.scores import markdown, seeds_text
 from launch.experiments.setting import Setting
 from tiger_jax import diversity, paper
 from tiger_jax.data import content
@@ -73,7 +73,7 @@ def show(results: list[dict]) -> str:
 
 
 def _section(result: dict) -> str:
-    values, seeds = result["values"], len(result["seeds"])
+    values = result["values"]
     printed = paper.numbers()["table3"]["rows"]
     rows = []
     for name, row in values["rows"].items():
@@ -85,8 +85,8 @@ def _section(result: dict) -> str:
     header = ["", *(f"Entropy@{k}, bits (nats)" for k in diversity.ENTROPY_CUTOFFS)]
     header += ["Recall@10", "different items in all top tens"]
     return (
-        f"**{result['dataset'].capitalize()}**, budget {result['budget']}, {seeds} "
-        f"seed{'s' if seeds > 1 else ''}, {values['num_users']:,} test users, history left out. "
+        f"**{result['dataset'].capitalize()}**, budget {result['budget']}, "
+        f"{seeds_text(result['seeds'])}, {values['num_users']:,} test users, history left out. "
         "Entropy of the categories of a user's first K items, the mean over users; the paper does "
         "not say its base, so bits stand with nats behind them. A category is the second level "
         "below what all items share, such as Hair Care > Styling Products: "

@@ -79,6 +79,26 @@ class Sequences:
         left_out = 1 if name == "test" else 2
         return self._without_last(left_out), self.items[self.offsets[1:] - left_out]
 
+    def sampled_split(
+        self, name: str, num_users: int, seed: int
+    ) -> tuple[np.ndarray, list[str], list[np.ndarray], np.ndarray]:
+        """A random sample of the users of a split, in the order of their rows.
+
+        Args:
+          name: see `split`.
+          num_users: B; all where it is 0 or more than there are.
+          seed: of the sample.
+
+        Returns:
+          Rows, int64 [B]; raw ids; histories; targets, int32 [B].
+        """
+        histories, targets = self.split(name)
+        rows = np.arange(self.num_users)
+        if 0 < num_users < len(rows):
+            rows = np.sort(np.random.default_rng(seed).choice(len(rows), num_users, replace=False))
+        users = [self.user_ids[row] for row in rows]
+        return rows, users, [histories[row] for row in rows], targets[rows]
+
     def users_of_split(self, name: str) -> tuple[list[np.ndarray], list[int]]:
         """Each user's items up to the last target of a split, and how many of them are targets.
 
