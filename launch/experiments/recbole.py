@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from benchmarks.baselines.ranked_lists import MODELS, lists_path, load_lists
-from launch.experiments.scores import mean_scores
+from launch.experiments.scores import seeds_row
 from launch.experiments.setting import ROOT, Setting
 from tiger_jax import metrics
 
@@ -33,15 +33,14 @@ def _path(setting: Setting, model: str, seed: int) -> pathlib.Path:
 
 def _row(setting: Setting, paths: list[pathlib.Path], seeds: list[int]) -> dict[str, Any]:
     histories, targets = setting.sequences.split("test")
-    scores, with_history_items, runs = [], [], []
+    found = []
     for path in paths:
         header, ranked = load_lists(path, setting.sequences)
-        scores.append(metrics.score(ranked.without(histories), targets))
-        with_history_items.append(metrics.score(ranked, targets))
-        runs.append({name: header.get(name) for name in _FACTS})
-    return {
-        "scores": mean_scores(scores),
-        "with_history_items": mean_scores(with_history_items),
-        "seeds": seeds,
-        "runs": runs,
-    }
+        found.append(
+            {
+                **{name: header.get(name) for name in _FACTS},
+                "without_history_items": metrics.score(ranked.without(histories), targets),
+                "with_history_items": metrics.score(ranked, targets),
+            }
+        )
+    return seeds_row(found, seeds, _FACTS)

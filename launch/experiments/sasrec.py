@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from launch.experiments.scores import mean_scores
+from launch.experiments.scores import seeds_row
 from launch.experiments.setting import Setting
 from tiger_jax import artifacts, train_sasrec
 from tiger_jax.sasrec import TRAIN, SasRec
@@ -31,9 +31,4 @@ def recommender(setting: Setting, seed: int) -> SasRec:
 def row(setting: Setting) -> dict[str, Any]:
     """A row of a table of scores, as `Setting.tiger` returns it."""
     found = [evaluated(setting, seed) for seed in setting.seeds]
-    return {
-        "scores": mean_scores([result["without_history_items"] for result in found]),
-        "with_history_items": mean_scores([result["with_history_items"] for result in found]),
-        "seeds": list(setting.seeds),
-        "runs": [{name: result[name] for name in _FACTS} for result in found],
-    }
+    return seeds_row(found, setting.seeds, _FACTS)

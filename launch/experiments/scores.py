@@ -31,6 +31,29 @@ def mean_scores(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str,
     return means
 
 
+def seeds_row(
+    found: Sequence[Mapping[str, Any]], seeds: Sequence[int], facts: Sequence[str]
+) -> dict[str, Any]:
+    """A row of a table of scores, of one recommender.
+
+    Args:
+      found: what was found for each seed: the scores on the test split "without_history_items" and
+        "with_history_items", see `mean_scores`, and more.
+      seeds: which they were.
+      facts: what of the rest is kept.
+
+    Returns:
+      {"scores", "with_history_items", "seeds", "runs"}: means over the seeds of the scores without
+      and with the history's items; and for each seed the facts.
+    """
+    return {
+        "scores": mean_scores([result["without_history_items"] for result in found]),
+        "with_history_items": mean_scores([result["with_history_items"] for result in found]),
+        "seeds": list(seeds),
+        "runs": [{name: result[name] for name in facts} for result in found],
+    }
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 import gin
-from launch.experiments.scores import mean_scores
+from launch.experiments.scores import seeds_row
 from tiger_jax import artifacts, eval, make_ids, prepare, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -269,9 +269,7 @@ class Setting:
             as briefly as the budget has it for them.
 
         Returns:
-          {"scores", "with_history_items", "seeds", "runs"}: means over the seeds of the scores on
-          the test split without and with the history's items, see `mean_scores`; and for each
-          seed what else the evaluation says.
+          See `seeds_row`.
         """
         found = []
         seeds = self.seeds if seeds is None else seeds
@@ -281,9 +279,4 @@ class Setting:
         for seed in seeds:
             run = self.train(ids, variant, flags, seed)
             found.append({**self.evaluate(run), "run": run})
-        return {
-            "scores": mean_scores([result["without_history_items"] for result in found]),
-            "with_history_items": mean_scores([result["with_history_items"] for result in found]),
-            "seeds": list(seeds),
-            "runs": [{name: result[name] for name in _FACTS} for result in found],
-        }
+        return seeds_row(found, seeds, _FACTS)
