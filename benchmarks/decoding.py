@@ -10,7 +10,6 @@ youtube/static-constraint-decoding want their repositories on PYTHONPATH, Huggin
 """
 
 import functools
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from flax import struct
 
 from benchmarks.record import record
 from benchmarks.training import hugging_face_network, peak_memory
-from tiger_jax import artifacts, command_line
+from tiger_jax import artifacts, command_line, mesh
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
 from tiger_jax.model.network import NetworkConfig
@@ -108,7 +107,7 @@ def benchmark(
         "unevenness": unevenness,
         "seed": seed,
         "peak_memory_bytes": peak_memory(),
-        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }
     if output:

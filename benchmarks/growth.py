@@ -8,7 +8,6 @@ are full, so that a step costs what its shape says. Beside the time stand the fl
 operations that XLA counts in the step, which no other work on the machine can disturb.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import tqdm
 
 from benchmarks.decoding import catalogue
 from benchmarks.record import record
-from tiger_jax import artifacts, command_line, train_state
+from tiger_jax import artifacts, command_line, mesh, train_state
 from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.vocabulary import Vocabulary
@@ -89,7 +88,7 @@ def benchmark(
         "steps": steps,
         "dtype": dtype,
         "seed": seed,
-        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }
     for line in table_of(result):

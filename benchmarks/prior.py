@@ -7,14 +7,12 @@ falls on both; figures are medians. The prior of each request is Q random items:
 change what is computed.
 """
 
-import os
-
 import jax
 import numpy as np
 
 from benchmarks.decoding import catalogue, histories, paper_model, race
 from benchmarks.record import record
-from tiger_jax import artifacts, command_line
+from tiger_jax import artifacts, command_line, mesh
 from tiger_jax.model import beam
 from tiger_jax.model.prior import Prior
 from tiger_jax.semantic_ids.trie import Trie
@@ -80,7 +78,7 @@ def benchmark(
         "prior_items": prior_items,
         "rounds": rounds,
         "seed": seed,
-        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }
     if output:

@@ -6,7 +6,6 @@ Both have a causal encoder. Random batches of an epoch go through the two traine
 figures are items predicted a second, by the clock and by processor time, medians over rounds.
 """
 
-import os
 import statistics
 import time
 
@@ -16,7 +15,7 @@ import tqdm
 
 from benchmarks.record import record
 from benchmarks.training import load, require_equal
-from tiger_jax import artifacts, batching, command_line, train, train_state
+from tiger_jax import artifacts, batching, command_line, mesh, train, train_state
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel
@@ -138,7 +137,7 @@ def benchmark(
         "rounds": rounds,
         "dtype": dtype,
         "groups": {kind: each.groups.capacities for kind, each in contestants.items()},
-        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }
     if output:

@@ -8,7 +8,6 @@ the service and that of the clients share the machine.
 """
 
 import asyncio
-import os
 import pathlib
 import signal
 import socket
@@ -21,7 +20,7 @@ import jax
 import numpy as np
 
 from benchmarks.decoding import catalogue, paper_model
-from tiger_jax import artifacts, checkpoints, command_line
+from tiger_jax import artifacts, checkpoints, command_line, mesh
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.semantic_ids.table import SemanticIdTable
 
@@ -71,7 +70,7 @@ def benchmark(
         "clients": clients,
         "requests": requests,
         "num_beams": num_beams,
-        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }
     if output:

@@ -11,7 +11,6 @@ Face `pip install torch==2.13.0 transformers`.
 
 import dataclasses
 import functools
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from tiger_jax import artifacts, batching, command_line, train, train_state
+from tiger_jax import artifacts, batching, command_line, mesh, train, train_state
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel, num_parameters, shift_right
@@ -119,7 +118,7 @@ def benchmark(
         "dtype": dtype,
         "capacities": groups.capacities,
         "group_sizes": groups.sizes,
-        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }
     if only:

@@ -10,7 +10,6 @@ OUT/results.md. What OUT holds already is not measured again: remove the file to
 
 import argparse
 import datetime
-import os
 import pathlib
 import sys
 import time
@@ -21,7 +20,7 @@ from launch import results_page
 from launch.experiments import EXPERIMENTS, named
 from launch.experiments.experiment import Experiment
 from launch.experiments.setting import BUDGETS, DATASETS, Budget, Setting
-from tiger_jax import artifacts
+from tiger_jax import artifacts, mesh
 from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import SEQUENCES
 
@@ -125,7 +124,7 @@ def _save(
             "values": values,
             **setting.facts(),
             "tables": setting.tables,
-            "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+            "hardware": mesh.hardware(),
             "seconds": round(time.monotonic() - started, 1),
             "command": command,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -4,16 +4,14 @@ One search a user; the metrics with and without the history's items come from th
 Targets are seen by the scorer alone.
 """
 
-import os
 import pathlib
 import time
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 import tqdm
 
-from tiger_jax import artifacts, baselines, checkpoints, command_line, metrics
+from tiger_jax import artifacts, baselines, checkpoints, command_line, mesh, metrics
 from tiger_jax import fusion as fusions
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -121,7 +119,7 @@ def evaluate(
         "seed": seed,
         "seconds": seconds,
         "users_per_s": len(users) / seconds,
-        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }
     parts = [

@@ -4,6 +4,8 @@ Which axis of a parameter is shared is a table of the network's logical names, t
 optimizer's state lies whole on every device: beside the activations it is small.
 """
 
+import os
+
 import flax
 import jax
 import numpy as np
@@ -23,6 +25,16 @@ LOGICAL_AXES = (
     ("embed", None),
     ("relpos_buckets", None),
 )
+
+
+def hardware() -> str:
+    """What this process computes on, as results name it: the accelerator and the CPU cores.
+
+    Of the cores those that it may use, where the system can tell.
+    """
+    held_to = getattr(os, "sched_getaffinity", None)
+    cores = len(held_to(0)) if held_to else os.cpu_count()
+    return f"{jax.devices()[0].device_kind}, {cores} CPU {'core' if cores == 1 else 'cores'}"
 
 
 def join(processes: str) -> None:

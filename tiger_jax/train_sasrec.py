@@ -5,7 +5,6 @@ The loop, from top to bottom. What the network and its loss are stands in sasrec
 
 import dataclasses
 import functools
-import os
 import pathlib
 import time
 
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 import tqdm
 
-from tiger_jax import artifacts, checkpoints, command_line, metrics, saved_run
+from tiger_jax import artifacts, checkpoints, command_line, mesh, metrics, saved_run
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.run_log import RunLog
@@ -248,7 +247,7 @@ def _score(
         "step": recommender.step,
         "seed": seed,
         "users_per_s": len(targets) / seconds,
-        "hardware": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }
     target_folder = run_folder / "eval" / "test"
