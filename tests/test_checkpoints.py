@@ -1,5 +1,7 @@
 """Checkpoints come back exactly, or say in one line why not."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -98,3 +100,19 @@ def test_damage_to_any_file_is_one_line_that_names_it(tmp_path, params, how):
             checkpoints.load_params(tmp_path, 3, params)
         path.write_bytes(data)
     checkpoints.load_params(tmp_path, 3, params)
+
+
+def test_work_in_the_background_is_done_in_order_and_its_faults_come_back():
+    done, background = [], checkpoints.Background()
+    for number in range(5):
+        background.start(functools.partial(done.append, number))
+    background.wait()
+    assert done == [0, 1, 2, 3, 4]
+    background.wait()  # nothing is left
+    background.start(lambda: {}["no such key"])
+    with pytest.raises(KeyError):
+        background.start(functools.partial(done.append, 5))
+    # What was raised is over.
+    background.start(functools.partial(done.append, 6))
+    background.wait()
+    assert done == [0, 1, 2, 3, 4, 6]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -266,6 +267,47 @@ def assert_same_run(left, right):
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(folder, monkeypatch):
+    """A save that waits for the next steps sees them, and still writes the state before them."""
+    train.train(**settings(folder, "stops", num_steps=4))
+    went_on = threading.Event()
+    save, batch_rows = checkpoints.save, batching.batch_rows
+
+    def save_later(*arguments):
+        assert went_on.wait(60)
+        save(*arguments)
+
+    def noticed(plan, batches, first, count):
+        if first >= 6:  # the steps 5 and 6 are taken
+            went_on.set()
+        return batch_rows(plan, batches, first, count)
+
+    monkeypatch.setattr(checkpoints, "save", save_later)
+    monkeypatch.setattr(checkpoints, "keep", lambda folder, wanted: None)
+    monkeypatch.setattr(batching, "batch_rows", noticed)
+    train.train(**settings(folder, "goes_on"))
+    _, _, vocabulary = loaded(folder)
+    like = TigerModel(NETWORK, vocabulary).init(jax.random.key(0))
+    assert checkpoints.steps(folder / "runs" / "goes_on" / "checkpoints") == [4, 8]
+    for one, other in zip(
+        *(
+            jax.tree.leaves(checkpoints.load_params(folder / "runs" / run / "checkpoints", 4, like))
+            for run in ("stops", "goes_on")
+        ),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(folder, monkeypatch):
+    def full(*arguments):
+        raise InputError("no space left")
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    with pytest.raises(InputError, match="no space left"):
+        train.train(**settings(folder, "full"))
 
 
 def test_another_configuration_does_not_go_on_with_a_run(folder):

@@ -6,10 +6,12 @@ checkpoint_<step>/metadata.json
 checkpoint_<step>/checksums.json   of all files above but the last, which orbax does not check
 """
 
+import concurrent.futures
 import os
 import pathlib
 import re
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -54,6 +56,29 @@ def save(folder: str | os.PathLike, step: int, params: dict, opt_state: Any, met
         raise artifacts.InputError(
             f"{final}: cannot be written ({reason}); free space or choose another folder"
         ) from error
+
+
+class Background:
+    """Work for a thread beside the training, one piece at a time and in order.
+
+    A fault of a piece is raised by the next `start` or `wait`. A process that ends, by Ctrl-C too,
+    finishes the piece first.
+    """
+
+    def __init__(self):
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._piece: concurrent.futures.Future | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begins `work` when the piece before it is done."""
+        self.wait()
+        self._piece = self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Returns when nothing is left to do."""
+        piece, self._piece = self._piece, None
+        if piece:
+            piece.result()
 
 
 def steps(folder: str | os.PathLike) -> list[int]:

@@ -125,9 +125,12 @@ def put(tree, shardings):
 
 
 def to_host(tree, mesh: Mesh):
-    """The whole arrays, as numpy, in every process; all processes must ask together."""
+    """The whole arrays, as numpy, in every process; all processes must ask together.
+
+    Copies: on a CPU a mere view would be of memory that the next training step takes over.
+    """
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere(mesh))(tree)
-    return jax.tree.map(np.asarray, whole)
+    return jax.tree.map(np.array, whole)
 
 
 def require_agreement(value: int, what: str) -> None:

@@ -193,6 +193,7 @@ def train(
         dynamic_ncols=True,
         disable=not writes,
     )
+    saving = checkpoints.Background()
     losses = []
     seconds_in_steps = 0.0
     started = time.monotonic()
@@ -200,12 +201,14 @@ def train(
         rows = batching.batch_rows(plan, len(training) // batch_size, first, steps_per_call)
         called = time.monotonic()
         state, level_losses = step_fn(state, data, rows)
-        losses.append(np.mean(level_losses, axis=0))
+        # The clock stops when the steps are taken, not when they are asked for.
+        losses.append(np.asarray(level_losses).mean(axis=0))
         seconds_in_steps += time.monotonic() - called
         progress.update(steps_per_call)
         progress.set_postfix_str("loss " + " ".join(f"{loss:.2f}" for loss in losses[-1]))
         step = first + steps_per_call
         if not np.all(np.isfinite(losses[-1])):
+            saving.wait()
             raise artifacts.InputError(
                 f"the loss is not finite at step {step}; {run_folder / 'checkpoints'} keeps "
                 f"{_names(checkpoints.steps(run_folder / 'checkpoints'))}; lower the learning rate"
@@ -229,11 +232,11 @@ def train(
             steps_per_s,
         )
         progress.write(_summary(step, train_losses, validation))
-        checkpoints.save(
-            run_folder / "checkpoints", step, host_state.params, host_state.opt_state, metadata
+        saving.start(
+            functools.partial(_save, run_folder / "checkpoints", step, host_state, metadata)
         )
-        checkpoints.keep(run_folder / "checkpoints", {step, best["step"]})
         report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
+    saving.wait()
     progress.close()
     if writes:
         at = f"step {best['step']}, ndcg@10 {best['ndcg@10']:.4f}"
@@ -301,6 +304,11 @@ def _examples(
         # Any other encoder would see the items to predict.
         raise artifacts.InputError("train_on=sequences: set NetworkConfig.causal_encoder = True")
     return examples.KINDS[train_on](sequences, max_history)
+
+
+def _save(folder: pathlib.Path, step: int, state: TrainState, metadata: dict) -> None:
+    checkpoints.save(folder, step, state.params, state.opt_state, metadata)
+    checkpoints.keep(folder, {step, metadata["best"]["step"]})
 
 
 def _make_validation(
