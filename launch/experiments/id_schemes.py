@@ -18,7 +18,7 @@ _ROWS = {
     "lsh": "LSH",
     "random": "random",
 }
-_OTHERS = ("residual", "vqvae", "hierarchical", "lsh", "random")
+_OTHERS = ("lsh", "random", "residual", "hierarchical", "vqvae")  # the paper's own first
 _FEW = ("lsh", "random")
 
 
