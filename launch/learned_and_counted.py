@@ -109,8 +109,10 @@ def model_losses(
 
     @jax.jit
     def losses(params, tokens_BS, targets_BI):
-        logits_BIV = model.module.apply({"params": params}, tokens_BS, shift_right(targets_BI))
-        return model.token_losses(logits_BIV, targets_BI)
+        states_BID = model.module.apply(
+            {"params": params}, tokens_BS, shift_right(targets_BI), method="states"
+        )
+        return model.token_losses(params, states_BID, targets_BI)
 
     found = []
     for first in range(0, len(targets), _AT_ONCE):

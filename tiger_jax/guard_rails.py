@@ -56,10 +56,10 @@ def make_validation_losses(model: TigerModel, tokens_US: np.ndarray, targets_UI:
         encoded_BSD = model.module.apply({"params": params}, tokens_BS, method="encode")
 
         def level_losses(encoded_BSD):
-            logits_BTV = model.module.apply(
+            states_BTD = model.module.apply(
                 {"params": params}, encoded_BSD, tokens_BS, shift_right(targets_BT), method="decode"
             )
-            return model.token_losses(logits_BTV, targets_BT).sum(axis=0)
+            return model.token_losses(params, states_BTD, targets_BT).sum(axis=0)
 
         return level_losses(encoded_BSD), level_losses(jnp.zeros_like(encoded_BSD))
 

@@ -95,8 +95,13 @@ class T5xTiger(models.BaseTransformerModel):
         if return_intermediates:
             raise NotImplementedError("TIGER's network records no intermediates")
         targets_BT = batch["decoder_target_tokens"]
-        logits_BTV = self._compute_logits(params, batch)
-        return -jnp.sum(self.tiger.token_losses(logits_BTV, targets_BT), axis=-1)
+        states_BTD = self.module.apply(
+            {"params": params},
+            batch["encoder_input_tokens"],
+            batch["decoder_input_tokens"],
+            method="states",
+        )
+        return -jnp.sum(self.tiger.token_losses(params, states_BTD, targets_BT), axis=-1)
 
 
 def partitioner(

@@ -75,15 +75,16 @@ class TigerModel:
         targets = batch["decoder_target_tokens"]
         targets_XT = targets.reshape(-1, targets.shape[-1])
         num_visible = batch.get("num_visible")
-        logits_XTV = self.module.apply(
+        states_XTD = self.module.apply(
             {"params": params},
             batch["encoder_input_tokens"],
             shift_right(targets_XT),
             dropout_key is not None,
             num_visible,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
+            method="states",
         )
-        losses_XT = self.token_losses(logits_XTV, targets_XT)
+        losses_XT = self.token_losses(params, states_XTD, targets_XT)
         num_targets = len(targets_XT)
         if num_visible is not None:
             is_item_X1 = num_visible.reshape(-1, 1) > 0
@@ -94,19 +95,26 @@ class TigerModel:
             "num_targets": num_targets,
         }
 
-    def token_losses(self, logits_XTV: jax.Array, targets_XT: jax.Array) -> jax.Array:
-        """-log p of each target token, nats [X, T]; T counts from the first part of the ID."""
+    def token_losses(self, params: dict, states_XTD: jax.Array, targets_XT: jax.Array) -> jax.Array:
+        """-log p of each target token, nats [X, T]; T counts from the first part of the ID.
+
+        Args:
+          params: the parameters.
+          states_XTD: of the network before each target token.
+          targets_XT: the tokens.
+        """
+        variables = {"params": params}
         if self.normalize == "full":
+            logits_XTV = self.module.apply(variables, states_XTD, method="logits")
             return _cross_entropy(logits_XTV, targets_XT)
-        offsets = self.vocabulary.level_offsets
-        sizes = self.vocabulary.codebook_sizes
-        levels = [
-            _cross_entropy(
-                logits_XTV[:, level, offsets[level] : offsets[level] + sizes[level]],
-                targets_XT[:, level] - offsets[level],
+        offsets = self.vocabulary.level_offsets.tolist()
+        levels = []
+        for level, size in enumerate(self.vocabulary.codebook_sizes):
+            # Logits that are in no sum are not computed: users alone are two thirds of all tokens.
+            logits_XC = self.module.apply(
+                variables, states_XTD[:, level], offsets[level], size, method="logits_of"
             )
-            for level in range(targets_XT.shape[1])
-        ]
+            levels.append(_cross_entropy(logits_XC, targets_XT[:, level] - offsets[level]))
         return jnp.stack(levels, axis=1)
 
 

@@ -180,14 +180,13 @@ class Decoder(nn.Module):
             )
 
     def __call__(self, encoded_BSD, source_bias_BHTS, tokens_XT, enable_dropout: bool) -> jax.Array:
-        """Input tokens [X, T] -> logits of the token that follows each, float32 [X, T, V]."""
+        """Input tokens [X, T] -> normalised states, of which `logits` tells what follows each."""
         length = tokens_XT.shape[1]
         bias_BHTT = self.relpos_bias(length, length) + layers.causal_bias(length)
         y_XTD = self.dropout(self.embed(tokens_XT), enable_dropout)
         for layer in self.layers:
             y_XTD = layer(y_XTD, encoded_BSD, bias_BHTT, source_bias_BHTS, enable_dropout)
-        y_XTD = self.dropout(self.decoder_norm(y_XTD), enable_dropout)
-        return self.logits(y_XTD)
+        return self.dropout(self.decoder_norm(y_XTD), enable_dropout)
 
     def read(self, encoded_BSD) -> list[tuple[jax.Array, jax.Array]]:
         """Keys and values [B, H, S, K] of the encoder's states for each layer."""
@@ -244,7 +243,7 @@ class TigerNetwork(nn.Module):
         enable_dropout: bool = False,
         num_visible_BG=None,
     ) -> jax.Array:
-        """Logits float32 [X, T, V]; the encoder's tokens only say where its padding is."""
+        """States [X, T, D] as of `states`; the encoder's tokens only say where its padding is."""
         bias_BHTS = layers.padding_bias(encoder_input_tokens_BS)
         if num_visible_BG is not None:
             num_visible_BY = jnp.repeat(num_visible_BG, decoder_input_tokens_XT.shape[1], axis=1)
@@ -258,7 +257,21 @@ class TigerNetwork(nn.Module):
         enable_dropout: bool = False,
         num_visible_BG=None,
     ) -> jax.Array:
-        """Logits of each target token given those before it, float32 [X, T, V].
+        """Logits of each target token given those before it, float32 [X, T, V]; see `states`."""
+        return self.logits(
+            self.states(
+                encoder_input_tokens_BS, decoder_input_tokens_XT, enable_dropout, num_visible_BG
+            )
+        )
+
+    def states(
+        self,
+        encoder_input_tokens_BS,
+        decoder_input_tokens_XT,
+        enable_dropout: bool = False,
+        num_visible_BG=None,
+    ) -> jax.Array:
+        """What the decoder makes of the tokens before each target token, [X, T, D].
 
         Args:
           encoder_input_tokens_BS: user token and history, 0 is padding.
@@ -267,6 +280,9 @@ class TigerNetwork(nn.Module):
           enable_dropout: whether this is training.
           num_visible_BG: source positions, from the first on, that a target sees; None for all.
             Less than all is a history that ends earlier only where the encoder is causal.
+
+        Returns:
+          States for `logits` and `logits_of`.
         """
         encoded_BSD = self.encode(encoder_input_tokens_BS, enable_dropout)
         return self.decode(
@@ -296,10 +312,10 @@ class TigerNetwork(nn.Module):
         """
         return self.decoder.step(tokens_BM, *source, past)
 
-    def logits(self, states_BMD) -> jax.Array:
-        """States of `decode_step` -> logits of the next token, float32 [B, M, V]."""
-        return self.decoder.logits(states_BMD)
+    def logits(self, states: jax.Array) -> jax.Array:
+        """States [..., D] of `states` or `decode_step` -> logits of the next token, [..., V]."""
+        return self.decoder.logits(states)
 
-    def logits_of(self, states_BMD, first: int, count: int) -> jax.Array:
-        """Those of the tokens first .. first + count - 1 alone, float32 [B, M, count]."""
-        return self.decoder.logits_of(states_BMD, first, count)
+    def logits_of(self, states: jax.Array, first: int, count: int) -> jax.Array:
+        """Those of the tokens first .. first + count - 1 alone, float32 [..., count]."""
+        return self.decoder.logits_of(states, first, count)
