@@ -160,3 +160,15 @@ def test_groups_that_the_devices_cannot_share_are_refused_at_the_start(folder):
     with pytest.raises(InputError, match="group_multiple=8: 3 data parts"):
         run(folder, "refused", 4, data_parts=3)
     assert not (folder / "runs" / "refused").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_hardware_counts_the_cores_that_the_process_may_use():
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert mesh.hardware() == "cpu, 1 CPU core"
+    finally:
+        os.sched_setaffinity(0, cores)
+    if len(cores) > 1:
+        assert mesh.hardware() == f"cpu, {len(cores)} CPU cores"
