@@ -163,17 +163,24 @@ def test_file_checksum_is_sha256(tmp_path):
 
 def test_provenance_minds_changed_code_and_not_what_commands_write(tmp_path, monkeypatch):
     monkeypatch.setattr(artifacts, "__file__", str(tmp_path / "tiger_jax" / "artifacts.py"))
-    assert artifacts.provenance() == {"commit": "unknown"}
+    provenance = artifacts.provenance.__wrapped__
+    assert provenance() == {"commit": "unknown"}
     for name in ("tiger_jax/code.py", "docs/results.md", "results/table.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")
     identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org")
     for arguments in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "All")):
         subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
-    commit = artifacts.provenance()["commit"]
+    commit = provenance()["commit"]
     assert len(commit) == 12
     (tmp_path / "docs/results.md").write_text("after")
     (tmp_path / "results/table.json").write_text("after")
-    assert artifacts.provenance() == {"commit": commit}
+    assert provenance() == {"commit": commit}
     (tmp_path / "tiger_jax/code.py").write_text("after")
-    assert artifacts.provenance() == {"commit": commit + "+"}
+    assert provenance() == {"commit": commit + "+"}
+
+
+def test_provenance_is_that_of_the_start(monkeypatch):
+    at_the_start = artifacts.provenance()
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: pytest.fail("asked again"))
+    assert artifacts.provenance() == at_the_start

@@ -5,6 +5,7 @@ Also the one error that users see. It knows nothing of what the files mean.
 
 import contextlib
 import fcntl
+import functools
 import glob
 import hashlib
 import json
@@ -240,8 +241,12 @@ def file_checksum(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
+@functools.cache
 def provenance() -> dict[str, str]:
     """The code that makes an artifact: the git commit of this checkout, or "unknown".
+
+    Said once for all: commands ask when they start, and a checkout that is moved on while they run
+    does not change what runs.
 
     A commit with "+" behind it had uncommitted changes in tracked files, other than those in docs/
     and results/, which commands write and which change nothing that is made.

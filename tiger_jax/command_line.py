@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from tiger_jax import artifacts
 from tiger_jax.artifacts import InputError
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -78,6 +79,7 @@ def _run(function: Callable[..., dict], argv: list[str], examples: str) -> tuple
     if _CONFIGURATION in inspect.signature(function).parameters:
         flags_text = [f"# flag: {name} = {value!r}\n" for name, value in given.items()]
         arguments[_CONFIGURATION] = configuration + "".join(flags_text)
+    artifacts.provenance()  # Of the code as it is now.
     return function(**arguments), values.json
 
 
