@@ -171,6 +171,21 @@ def test_collapsed_codebook_ends_the_run_and_writes_nothing(folder):
     make_ids.make_ids(str(folder), "mine", collapse, min_codebook_usage=3 / 8)
 
 
+def test_a_codebook_that_joined_folders_share_has_not_collapsed(folder, monkeypatch):
+    """The first folder's items use a quarter of it, the other's the rest."""
+    embeddings_NE, _ = content.load_embeddings(folder)
+    both_NE = np.concatenate([embeddings_NE, embeddings_NE])
+    monkeypatch.setattr(make_ids, "_join", lambda embeddings_NE, *_: (both_NE, []))
+
+    def share(all_NE, seed):
+        codes_NL = np.arange(2 * len(all_NE)).reshape(-1, 2) % 8
+        codes_NL[: len(embeddings_NE)] %= 2
+        return dataclasses.replace(RESIDUAL(embeddings_NE, seed), codes_NL=codes_NL)
+
+    result = make_ids.make_ids(str(folder), "mine", share, min_codebook_usage=0.5)
+    assert max(result["codebook_usage"]) <= 0.25
+
+
 def test_literal_adagrad_collapses(folder):
     """The paper's optimizer as it stands: no clipping, no restarts."""
     with pytest.raises(InputError, match=r"codebook \d has collapsed|no longer finite"):

@@ -63,8 +63,8 @@ def make_ids(
       ids: name of the IDs to make.
       scheme: the ID scheme, chosen by a file of gin/ids.
       seed: of all that is drawn.
-      min_codebook_usage: share of each codebook that must be in use at the end; with less it has
-        collapsed, and nothing is written.
+      min_codebook_usage: share of each codebook that must be in use at the end, by the items of all
+        folders joined; with less it has collapsed, and nothing is written.
       collision_size: number of values of the collision token, where the scheme has one: most items
         that may have equal codes (TIGER section 4: 256).
       joined_with: further prepared folders, separated by commas, whose items get their codes by
@@ -108,12 +108,13 @@ def make_ids(
     started = time.monotonic()
     try:
         codes = _codes(scheme, all_NE, seed, journal)
+        # Of joined folders, codes that this one has no items for are others'.
+        _require_no_collapse(codes, min_codebook_usage)
         codes = dataclasses.replace(codes, codes_NL=codes.codes_NL[: len(embeddings_NE)])
         if codes.quantizer is not None:
             header["parameters_checksum"] = codes.quantizer.checksum()
         health = codes_health(codes.codes_NL, codes.codebook_sizes)
         health["explained_variance"] = codes.explained_variance
-        _require_no_collapse(health, codes.codebook_sizes, min_codebook_usage)
         table = codes.table(header, collision_size)
     except InputError:
         # To go on from here would lead here again.
@@ -188,14 +189,13 @@ def _beside_cooccurrence(
     return np.hstack([embeddings_NE, beside_NX]), header
 
 
-def _require_no_collapse(
-    health: dict, codebook_sizes: tuple[int, ...], min_codebook_usage: float
-) -> None:
+def _require_no_collapse(codes: Codes, min_codebook_usage: float) -> None:
+    health = codes_health(codes.codes_NL, codes.codebook_sizes)
     for level, usage in enumerate(health["codebook_usage"]):
         if usage < min_codebook_usage:
             raise InputError(
                 f"codebook {level} has collapsed: {health['codes_used'][level]} of its "
-                f"{codebook_sizes[level]} codes are in use, less than min_codebook_usage = "
+                f"{codes.codebook_sizes[level]} codes are in use, less than min_codebook_usage = "
                 f"{min_codebook_usage:.0%}; train for more epochs, clip gradients, restart dead "
                 "codes, lower codebook_sizes, or tell items with equal embeddings apart by texts"
             )
