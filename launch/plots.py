@@ -29,6 +29,8 @@ _DOTS_AN_INCH = 110
 _MARKERS = "osD^vPX*"
 # Where the names of categories are longer, they say nothing more.
 _LONGEST_NAME = 30
+# Points that have a tick each.
+_FEW = 6
 
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
@@ -58,6 +60,8 @@ def lines(
             place = names.index(name)
             color, marker = COLORS[place % len(COLORS)], _MARKERS[place % len(_MARKERS)]
             axes.plot(x, y, color=color, marker=marker, markersize=3.5, label=name)
+            if len(x) <= _FEW:
+                axes.set_xticks(x)
         for name, (x, y) in (theirs or {}).items():
             axes.plot(x, y, color="black", linestyle="--", marker="x", label=f"{name}, paper")
         for place, (x, (low, high)) in enumerate((their_ranges or {}).items()):
@@ -70,7 +74,7 @@ def lines(
         axes.grid(visible=True)
         axes.set_ylim(bottom=0)
 
-    _save(path, list(panels), draw, y_label, share_y=True)
+    _save(path, list(panels), draw, y_label, shared=True)
 
 
 def bars(
@@ -99,10 +103,11 @@ def bars(
         axes.set(xlabel=x_label, title=title, xlim=(0, room * max(base, default=1)))
         axes.grid(axis="x")
 
-    _save(path, list(panels), draw, "", share_y=False, width=1.5)
+    _save(path, list(panels), draw, "", shared=False, width=1.5)
 
 
-def _save(path, titles, draw, y_label, share_y, width=1.0) -> None:
+def _save(path, titles, draw, y_label, shared, width=1.0) -> None:
+    """Draws each title's panel; where `shared`, with one vertical axis and one legend for all."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -113,10 +118,17 @@ def _save(path, titles, draw, y_label, share_y, width=1.0) -> None:
         lines = -(-len(titles) // columns)
         size = (width * _PANEL[0] * columns, _PANEL[1] * lines)
         figure = Figure(size, dpi=_DOTS_AN_INCH, layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False, sharey=share_y).flat
+        grid = figure.subplots(lines, columns, squeeze=False, sharey=shared).flat
+        entries = {}
         for axes, title in zip(grid, titles, strict=False):
             draw(axes, title)
-            axes.legend()
+            if not shared:
+                axes.legend()
+            handles, labels = axes.get_legend_handles_labels()
+            entries |= dict(zip(labels, handles, strict=True))
+        if shared:
+            # Below all panels, where it hides no curve.
+            figure.legend(entries.values(), entries, loc="outside lower center", ncols=3 * columns)
         for axes in list(grid)[len(titles) :]:
             axes.set_axis_off()
         if y_label:
