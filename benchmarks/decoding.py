@@ -20,15 +20,13 @@ import numpy as np
 from flax import struct
 
 from benchmarks.record import record
-from benchmarks.training import hugging_face_network, peak_memory
+from benchmarks.training import SIZES, hugging_face_network, paper_model, peak_memory
 from tiger_jax import artifacts, command_line, mesh
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
-from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.trie import Trie
-from tiger_jax.vocabulary import EOS, Vocabulary
+from tiger_jax.vocabulary import EOS
 
-_SIZES = (256, 256, 256, 256)
 _NUM_INPUTS = 81
 _TOP = 20
 # Of log p, nats; equal scores within it may rank either way.
@@ -119,7 +117,7 @@ def catalogue(num_items: int, seed: int, unevenness: float = 0.5) -> np.ndarray:
     """Semantic IDs [N + 1, 4] in random order: uneven codes, then a collision token."""
     random = np.random.default_rng(seed)
     key_N = np.zeros(num_items, np.int32)
-    for size in _SIZES[:3]:
+    for size in SIZES[:3]:
         shares = np.exp(unevenness * random.normal(size=size))
         code_N = np.searchsorted(np.cumsum(shares / shares.sum()), random.random(num_items))
         key_N = key_N * size + np.minimum(code_N, size - 1).astype(np.int32)
@@ -185,24 +183,6 @@ def _paired(seconds: dict[str, list[float]], name: str) -> list[float]:
     return [theirs / ours for theirs, ours in pairs]
 
 
-def paper_model(dtype: str) -> TigerModel:
-    """The paper's network over 3,026 tokens."""
-    vocabulary = Vocabulary(_SIZES, 2000)
-    config = NetworkConfig(
-        vocab_size=vocabulary.size,
-        emb_dim=128,
-        num_heads=6,
-        head_dim=64,
-        mlp_dim=1024,
-        num_encoder_layers=4,
-        num_decoder_layers=4,
-        dropout_rate=0.1,
-        logits_via_embedding=True,
-        dtype=dtype,
-    )
-    return TigerModel(config, vocabulary)
-
-
 def histories(model: TigerModel, semantic_ids_NI: np.ndarray, num_users: int, seed: int):
     """A user token and 20 items each, int32 [B, S]."""
     random = np.random.default_rng(seed + 1)
@@ -217,7 +197,7 @@ def _index(semantic_ids_NI: np.ndarray) -> tuple[Trie, dict]:
     times = []
     for _ in range(2):
         started, cpu_started = time.perf_counter(), time.process_time()
-        trie = Trie.from_semantic_ids(semantic_ids_NI, _SIZES)
+        trie = Trie.from_semantic_ids(semantic_ids_NI, SIZES)
         times.append((time.perf_counter() - started, time.process_time() - cpu_started))
     started = time.perf_counter()
     trie = jax.block_until_ready(jax.device_put(trie))
@@ -240,7 +220,7 @@ def _static_index(semantic_ids_NI: np.ndarray) -> dict | None:
     order = np.lexsort(semantic_ids_NI[1:].T[::-1])
     sorted_ids = np.ascontiguousarray(semantic_ids_NI[1:][order])
     started, cpu_started = time.perf_counter(), time.process_time()
-    index = build_static_index(sorted_ids, vocab_size=_SIZES[0])
+    index = build_static_index(sorted_ids, vocab_size=SIZES[0])
     return {
         "build_s": time.perf_counter() - started,
         "build_cpu_s": time.process_time() - cpu_started,
@@ -319,11 +299,11 @@ def _t5x(model: TigerModel, params, trie: Trie, num_beams: int, with_eos: bool) 
             logits_via_embedding=config.logits_via_embedding,
         )
     )
-    num_steps = len(_SIZES) + with_eos
+    num_steps = len(SIZES) + with_eos
 
     def masks(sequences_XT):
         """Tokens so far -> the tokens allowed at each step, bool [X, V] each."""
-        codes_XI = sequences_XT[:, 1 : 1 + len(_SIZES)] - model.vocabulary.level_offsets
+        codes_XI = sequences_XT[:, 1 : 1 + len(SIZES)] - model.vocabulary.level_offsets
         nodes_XI = jnp.pad(trie.walk(codes_XI), ((0, 0), (1, 0)))
         for level, offset in enumerate(model.vocabulary.level_offsets.tolist()):
             allowed = trie.allowed(level, nodes_XI[:, level])
@@ -377,7 +357,7 @@ def _t5x(model: TigerModel, params, trie: Trie, num_beams: int, with_eos: bool) 
     def run(tokens_BS):
         tokens_BMT, scores_BM = jax.device_get(search(params, tokens_BS))
         # Best last.
-        return tokens_BMT[:, ::-1, : len(_SIZES)], scores_BM[:, ::-1]
+        return tokens_BMT[:, ::-1, : len(SIZES)], scores_BM[:, ::-1]
 
     return run
 
@@ -403,7 +383,7 @@ def _hugging_face(model: TigerModel, params, trie: Trie, num_beams: int) -> Call
                 attention_mask=(inputs > 0).long(),
                 num_beams=num_beams,
                 num_return_sequences=num_beams,
-                max_new_tokens=len(_SIZES),
+                max_new_tokens=len(SIZES),
                 length_penalty=0.0,
                 do_sample=False,
                 prefix_allowed_tokens_fn=lambda _, tokens: following[tuple(tokens[1:].tolist())],

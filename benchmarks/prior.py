@@ -10,14 +10,13 @@ change what is computed.
 import jax
 import numpy as np
 
-from benchmarks.decoding import catalogue, histories, paper_model, race
+from benchmarks.decoding import catalogue, histories, race
 from benchmarks.record import record
+from benchmarks.training import SIZES, paper_model
 from tiger_jax import artifacts, command_line, mesh
 from tiger_jax.model import beam
 from tiger_jax.model.prior import Prior
 from tiger_jax.semantic_ids.trie import Trie
-
-_SIZES = (256, 256, 256, 256)
 
 _EXAMPLES = """
 python -m benchmarks.prior --json
@@ -46,7 +45,7 @@ def benchmark(
     model = paper_model("float32")
     params = jax.device_put(model.init(jax.random.key(seed)))
     semantic_ids_NI = catalogue(items, seed)
-    trie = jax.device_put(Trie.from_semantic_ids(semantic_ids_NI, _SIZES))
+    trie = jax.device_put(Trie.from_semantic_ids(semantic_ids_NI, SIZES))
     random = np.random.default_rng(seed)
     result = {"by_shape": {}}
     for shape in shapes.split(","):

@@ -19,7 +19,8 @@ import time
 import jax
 import numpy as np
 
-from benchmarks.decoding import catalogue, paper_model
+from benchmarks.decoding import catalogue
+from benchmarks.training import paper_model
 from tiger_jax import artifacts, checkpoints, command_line, mesh
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.semantic_ids.table import SemanticIdTable

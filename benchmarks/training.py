@@ -30,6 +30,8 @@ from tiger_jax.vocabulary import Vocabulary
 
 _MAX_HISTORY = 20
 _LEARNING_RATE = 0.01
+# Of each part of an ID (TIGER section 4).
+SIZES = (256, 256, 256, 256)
 _DROPOUT = 0.1
 # Largest relative difference between the losses of two contestants, by what products are made of.
 _TOLERANCE = {"float32": 1e-5, "bfloat16": 5e-3}
@@ -136,7 +138,14 @@ def load(
     table = SemanticIdTable.load(
         f"{folder}/ids/{ids}/semantic_ids.npz", sequences.header["items_checksum"]
     )
-    vocab = Vocabulary(table.codebook_sizes, 2000)
+    return sequences, table, paper_model(dtype, table.codebook_sizes, causal_encoder)
+
+
+def paper_model(
+    dtype: str, codebook_sizes: tuple[int, ...] = SIZES, causal_encoder: bool = False
+) -> TigerModel:
+    """The paper's network over these codes and 2,000 users, the embedding tied to the logits."""
+    vocab = Vocabulary(codebook_sizes, 2000)
     config = NetworkConfig(
         vocab_size=vocab.size,
         emb_dim=128,
@@ -150,7 +159,7 @@ def load(
         dtype=dtype,
         causal_encoder=causal_encoder,
     )
-    return sequences, table, TigerModel(config, vocab)
+    return TigerModel(config, vocab)
 
 
 def random_batches(plan: np.ndarray, data: dict, count: int, seed: int) -> list[dict]:

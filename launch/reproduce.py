@@ -174,6 +174,7 @@ def main(argv=None) -> None:
     if options.list:
         print("\n".join(f"{known.name:<11} {known.cost}" for known in EXPERIMENTS))
         return
+    artifacts.provenance()  # Of the code as it is now.
     _keep_compiled_programs(options.budget)
     try:
         if not options.names:

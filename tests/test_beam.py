@@ -58,11 +58,10 @@ def token_log_probs(model, params, tokens_S, targets_XI):
     tokens_XS = jnp.broadcast_to(tokens_S, (len(targets_XI), len(tokens_S)))
     logits_XIV = model.module.apply({"params": params}, tokens_XS, shift_right(targets_XI))
     if model.normalize == "level":
-        ends = np.cumsum(model.vocabulary.codebook_sizes) + 2
+        starts_I1 = model.vocabulary.level_offsets[:, None]
+        ends_I1 = starts_I1 + np.array(model.vocabulary.codebook_sizes)[:, None]
         tokens_V = np.arange(logits_XIV.shape[-1])
-        is_own_IV = (tokens_V >= model.vocabulary.level_offsets[:, None]) & (
-            tokens_V < ends[:, None]
-        )
+        is_own_IV = (starts_I1 <= tokens_V) & (tokens_V < ends_I1)
         logits_XIV = jnp.where(is_own_IV, logits_XIV, -jnp.inf)
     # Of any token, with "full" also one that cannot stand at that part of an ID.
     return jnp.take_along_axis(jax.nn.log_softmax(logits_XIV), targets_XI[..., None], axis=-1)[

@@ -257,13 +257,16 @@ def test_killed_anywhere_it_resumes_to_the_same_bits(folder, tmp_path):
 
 def assert_same_run(left, right):
     assert (left / "metrics.jsonl").read_text() == (right / "metrics.jsonl").read_text()
+    assert checkpoints.steps(left / "checkpoints") == checkpoints.steps(right / "checkpoints")
+    assert_same_params(left, right, checkpoints.steps(left / "checkpoints")[-1])
+
+
+def assert_same_params(left, right, step):
     _, _, vocabulary = loaded(left.parent.parent)
     like = TigerModel(NETWORK, vocabulary).init(jax.random.key(0))
-    assert checkpoints.steps(left / "checkpoints") == checkpoints.steps(right / "checkpoints")
-    last = checkpoints.steps(left / "checkpoints")[-1]
     for one, other in zip(
-        jax.tree.leaves(checkpoints.load_params(left / "checkpoints", last, like)),
-        jax.tree.leaves(checkpoints.load_params(right / "checkpoints", last, like)),
+        jax.tree.leaves(checkpoints.load_params(left / "checkpoints", step, like)),
+        jax.tree.leaves(checkpoints.load_params(right / "checkpoints", step, like)),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
@@ -288,17 +291,8 @@ def test_training_goes_on_while_a_checkpoint_is_written(folder, monkeypatch):
     monkeypatch.setattr(checkpoints, "keep", lambda folder, wanted: None)
     monkeypatch.setattr(batching, "batch_rows", noticed)
     train.train(**settings(folder, "goes_on"))
-    _, _, vocabulary = loaded(folder)
-    like = TigerModel(NETWORK, vocabulary).init(jax.random.key(0))
     assert checkpoints.steps(folder / "runs" / "goes_on" / "checkpoints") == [4, 8]
-    for one, other in zip(
-        *(
-            jax.tree.leaves(checkpoints.load_params(folder / "runs" / run / "checkpoints", 4, like))
-            for run in ("stops", "goes_on")
-        ),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(one, other)
+    assert_same_params(folder / "runs" / "stops", folder / "runs" / "goes_on", 4)
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(folder, monkeypatch):

@@ -58,6 +58,14 @@ def save(folder: str | os.PathLike, step: int, params: dict, opt_state: Any, met
         ) from error
 
 
+def save_beside_best(
+    folder: str | os.PathLike, step: int, params: dict, opt_state: Any, metadata: dict
+) -> None:
+    """As `save`; then only this checkpoint stays, and the best, metadata["best"]["step"]."""
+    save(folder, step, params, opt_state, metadata)
+    keep(folder, {step, metadata["best"]["step"]})
+
+
 class Background:
     """Work for a thread beside the training, one piece at a time and in order.
 

@@ -24,7 +24,7 @@ from tiger_jax.new_items import add_items
 from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer, schemes
 from tiger_jax.semantic_ids.journal import METRICS, Journal
-from tiger_jax.semantic_ids.table import Codes, SemanticIdTable, codes_health
+from tiger_jax.semantic_ids.table import Codes, SemanticIdTable, codes_health, codes_used
 
 _EXAMPLES = """
 python -m tiger_jax.make_ids --list
@@ -190,14 +190,14 @@ def _beside_cooccurrence(
 
 
 def _require_no_collapse(codes: Codes, min_codebook_usage: float) -> None:
-    health = codes_health(codes.codes_NL, codes.codebook_sizes)
-    for level, usage in enumerate(health["codebook_usage"]):
-        if usage < min_codebook_usage:
+    in_use = codes_used(codes.codes_NL)
+    for level, (used, size) in enumerate(zip(in_use, codes.codebook_sizes, strict=True)):
+        if used / size < min_codebook_usage:
             raise InputError(
-                f"codebook {level} has collapsed: {health['codes_used'][level]} of its "
-                f"{codes.codebook_sizes[level]} codes are in use, less than min_codebook_usage = "
-                f"{min_codebook_usage:.0%}; train for more epochs, clip gradients, restart dead "
-                "codes, lower codebook_sizes, or tell items with equal embeddings apart by texts"
+                f"codebook {level} has collapsed: {used} of its {size} codes are in use, less "
+                f"than min_codebook_usage = {min_codebook_usage:.0%}; train for more epochs, clip "
+                "gradients, restart dead codes, lower codebook_sizes, or tell items "
+                "with equal embeddings apart by texts"
             )
 
 

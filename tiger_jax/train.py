@@ -233,7 +233,14 @@ def train(
         )
         progress.write(_summary(step, train_losses, validation))
         saving.start(
-            functools.partial(_save, run_folder / "checkpoints", step, host_state, metadata)
+            functools.partial(
+                checkpoints.save_beside_best,
+                run_folder / "checkpoints",
+                step,
+                host_state.params,
+                host_state.opt_state,
+                metadata,
+            )
         )
         report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
     saving.wait()
@@ -304,11 +311,6 @@ def _examples(
         # Any other encoder would see the items to predict.
         raise artifacts.InputError("train_on=sequences: set NetworkConfig.causal_encoder = True")
     return examples.KINDS[train_on](sequences, max_history)
-
-
-def _save(folder: pathlib.Path, step: int, state: TrainState, metadata: dict) -> None:
-    checkpoints.save(folder, step, state.params, state.opt_state, metadata)
-    checkpoints.keep(folder, {step, metadata["best"]["step"]})
 
 
 def _make_validation(

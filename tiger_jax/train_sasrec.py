@@ -144,8 +144,9 @@ def train_sasrec(
         metadata = {"best": best, "seconds": seconds + time.monotonic() - started}
         row = {"step": step, "epoch": epoch + 1, "train_loss": train_loss, **validation}
         log.append(row, metadata["seconds"], steps_per_s)
-        checkpoints.save(checkpoint_folder, step, state.params, state.opt_state, metadata)
-        checkpoints.keep(checkpoint_folder, {step, best["step"]})
+        checkpoints.save_beside_best(
+            checkpoint_folder, step, state.params, state.opt_state, metadata
+        )
 
     # --- Test ---
     best_params = checkpoints.load_params(checkpoint_folder, best["step"], state.params)

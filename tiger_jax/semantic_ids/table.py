@@ -245,6 +245,11 @@ class SemanticIdTable:
         return (np.argsort(bucket_N) + 1).astype(np.int32)
 
 
+def codes_used(codes_NL: np.ndarray) -> list[int]:
+    """Number of each level's codes that some item has."""
+    return [len(np.unique(code_N)) for code_N in codes_NL.T]
+
+
 def codes_health(codes_NL: np.ndarray, codebook_sizes: Sequence[int]) -> dict:
     """Use of the codebooks, and collisions of codes.
 
@@ -253,13 +258,13 @@ def codes_health(codes_NL: np.ndarray, codebook_sizes: Sequence[int]) -> dict:
       unique: number of different tuples of codes; collisions: number of items whose codes an
       earlier item already has; largest_bucket: most items with equal codes.
     """
-    codes_used = [len(np.unique(code_N)) for code_N in codes_NL.T]
+    used = codes_used(codes_NL)
     items_in_bucket = np.bincount(_bucket_numbers(codes_NL, codebook_sizes))
     return {
         "codebook_usage": [
-            used / size for used, size in zip(codes_used, codebook_sizes, strict=True)
+            number / size for number, size in zip(used, codebook_sizes, strict=True)
         ],
-        "codes_used": codes_used,
+        "codes_used": used,
         "unique": len(items_in_bucket),
         "collisions": len(codes_NL) - len(items_in_bucket),
         "largest_bucket": int(items_in_bucket.max()),
