@@ -24,7 +24,7 @@ import pytest
 from tiger_jax import artifacts
 
 # Kills of each verb; a longer campaign: TIGER_KILLS=200 bash launch/test.sh tests/test_kill.py
-KILLS = int(os.environ.get("TIGER_KILLS", 8))
+KILLS = int(os.environ.get("TIGER_KILLS", 4))
 
 CATALOGUE = "catalogue"
 CARD = (

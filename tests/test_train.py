@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import threading
@@ -95,6 +96,53 @@ def test_assembled_batches_equal_examples_spelled_out(folder):
         assert batch["encoder_input_tokens"][place].tolist() == expected
         wanted = vocabulary.tokens(table.semantic_ids_NI[made.items[target]])
         assert batch["decoder_target_tokens"][place].tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("kind", examples.KINDS)
+def test_a_disturbed_order_has_the_same_items_and_without_noise_the_same_order(folder, kind):
+    sequences, table, vocabulary = loaded(folder)
+    made = examples.KINDS[kind](sequences, 6)
+    data = batching.device_data(made, sequences, table, vocabulary)
+    rows = jnp.arange(len(made))
+    plain = batching.assemble(data, rows, 6)
+    faint, strong = (
+        batching.assemble(data, rows, 6, noise, jax.random.key(0)) for noise in (1e-6, 2.0)
+    )
+    for name, tokens in plain.items():
+        np.testing.assert_array_equal(faint[name], tokens)
+
+    def whole_example(batch, row):
+        """Tokens of all its items: the history's, and what follows the last of them."""
+        length = made.lengths[row]
+        history = batch["encoder_input_tokens"][row, 1:].reshape(6, 4).tolist()
+        targets = batch["decoder_target_tokens"][row].reshape(-1, 4).tolist()
+        return [*history[:length], targets[length - 1 if kind == "sequences" else 0]]
+
+    changed = 0
+    for row in range(len(made)):
+        expected, found = whole_example(plain, row), whole_example(strong, row)
+        assert sorted(found) == sorted(expected)
+        changed += found != expected
+    assert changed > len(made) / 2
+
+
+def test_two_neighbours_change_places_as_often_as_two_normal_variables_do(folder):
+    """P(z_1 - z_2 > 1) = Phi(-1 / (sigma sqrt 2)), for each of the pairs of a history of one."""
+    sequences, table, vocabulary = loaded(folder)
+    made = examples.prefix_examples(sequences, 1)
+    data = batching.device_data(made, sequences, table, vocabulary)
+    rows = jnp.asarray(
+        np.flatnonzero(made.items[made.targets - 1] != made.items[made.targets])[:200]
+    )
+    plain = batching.assemble(data, rows, 1)["decoder_target_tokens"]
+
+    def share_changed(key):
+        disturbed = batching.assemble(data, rows, 1, 0.8, key)["decoder_target_tokens"]
+        return jnp.mean(jnp.any(disturbed != plain, axis=1))
+
+    shares = jax.vmap(share_changed)(jax.random.split(jax.random.key(0), 200))
+    expected = statistics.NormalDist().cdf(-1 / (0.8 * np.sqrt(2)))
+    assert float(jnp.mean(shares)) == pytest.approx(expected, abs=0.01)
 
 
 def test_a_step_over_length_groups_is_the_step_over_the_padded_batch(folder):
@@ -189,6 +237,8 @@ def test_training_on_sequences_needs_an_encoder_that_cannot_see_the_items(folder
         train.train(**settings(folder, "sees", train_on="sequences"))
     with pytest.raises(InputError, match="train_on is 'users'; choose 'prefixes' or 'sequences'"):
         train.train(**settings(folder, "sees", train_on="users"))
+    with pytest.raises(InputError, match=r"order_noise is -1\.0; give 0 or more items"):
+        train.train(**settings(folder, "sees", order_noise=-1.0))
     assert not (folder / "runs" / "sees").exists()
 
 

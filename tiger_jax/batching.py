@@ -30,27 +30,48 @@ def device_data(
     return jax.tree.map(jnp.asarray, data)
 
 
-def assemble(data: dict[str, jax.Array], rows_B: jax.Array, capacity: int) -> dict[str, jax.Array]:
+def assemble(
+    data: dict[str, jax.Array],
+    rows_B: jax.Array,
+    capacity: int,
+    order_noise: float = 0.0,
+    key: jax.Array | None = None,
+) -> dict[str, jax.Array]:
     """The batch of examples `rows_B`, whose histories hold at most `capacity` items.
 
     Encoder input: the user token, then the tokens of the history's items, oldest first, then
     padding: [B, 1 + capacity * I]. Target: the tokens of the next item [B, I]. Where examples have
     many targets, the items that follow each item of the history, [B, capacity, I], and the number
     of encoder positions up to that item, 0 where nothing is to be predicted, [B, capacity].
+
+    Args:
+      data: from `device_data`.
+      rows_B: numbers of examples.
+      capacity: room for items of a history.
+      order_noise: the items of an example, targets among them, stand in the order of their places
+        plus normal noise of this standard deviation.
+      key: of the noise.
     """
-    places = jnp.arange(capacity)[None]
+    places_1W = jnp.arange(capacity + 1)[None]
+    places = places_1W[:, :-1]
     targets, lengths = data["targets"][rows_B][:, None], data["lengths"][rows_B][:, None]
-    starts = targets - lengths
-    items = jnp.where(places < lengths, data["items"][starts + places], 0)
+    items_BW = data["items"][targets - lengths + places_1W]
+    if order_noise:
+        noise_BW = order_noise * jax.random.normal(key, items_BW.shape)
+        # What is no item of the example stays behind.
+        noisy_places_BW = jnp.where(places_1W <= lengths, places_1W + noise_BW, jnp.inf)
+        order_BW = jnp.argsort(noisy_places_BW, axis=1)
+        items_BW = jnp.take_along_axis(items_BW, order_BW, axis=1)
+    items = jnp.where(places < lengths, items_BW[:, :-1], 0)
     tokens = data["tokens_NI"][items].reshape(len(rows_B), -1)
     if "user_tokens" in data:
         tokens = jnp.concatenate([data["user_tokens"][rows_B][:, None], tokens], axis=1)
     batch = {"encoder_input_tokens": tokens}
     if "num_targets" not in data:
-        next_items = data["items"][targets[:, 0]]
+        next_items = jnp.take_along_axis(items_BW, lengths, axis=1)[:, 0]
         return batch | {"decoder_target_tokens": data["tokens_NI"][next_items]}
     is_target = (places < lengths) & (places >= lengths - data["num_targets"][rows_B][:, None])
-    next_items = jnp.where(is_target, data["items"][starts + places + 1], 0)
+    next_items = jnp.where(is_target, items_BW[:, 1:], 0)
     num_padding = (capacity - 1 - places) * data["tokens_NI"].shape[1]
     return batch | {
         "decoder_target_tokens": data["tokens_NI"][next_items],

@@ -19,20 +19,18 @@ from tiger_jax import (
     batching,
     checkpoints,
     command_line,
-    guard_rails,
     mesh,
-    metrics,
     saved_run,
 )
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
-from tiger_jax.recommender import Recommender
 from tiger_jax.report import train as report
 from tiger_jax.run_log import RunLog
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.train_state import TrainState
+from tiger_jax.validation import make_validation
 from tiger_jax.vocabulary import Vocabulary
 
 _EXAMPLES = """
@@ -44,6 +42,7 @@ python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --run=long --
 _OLDER = {
     "group_multiple": 1,
     "train_on": "prefixes",
+    "order_noise": 0.0,
     "network": {
         field.name: field.default
         for field in dataclasses.fields(NetworkConfig)
@@ -65,6 +64,7 @@ def train(
     seed: int,
     normalize: str = "full",
     train_on: str = "prefixes",
+    order_noise: float = 0.0,
     eval_period: int = 500,
     eval_users: int = 2000,
     num_beams: int = 30,
@@ -96,6 +96,9 @@ def train(
       normalize: "full", softmax over the vocabulary; "level", over the tokens of a level.
       train_on: prefixes, a history is encoded for each item to predict; sequences, once for all
         items of a sequence: the same loss for a fraction of the work, with a causal encoder.
+      order_noise: the items of an example change places, by another chance each time: they stand in
+        the order of their places plus normal noise of this standard deviation. Dates are days, so
+        that much of the order is chance to begin with.
       eval_period: steps between validations; each leaves a checkpoint.
       eval_users: size of the fixed sample of users validated on; 0 for all.
       num_beams: width of the validation's beam.
@@ -126,6 +129,8 @@ def train(
         pathlib.Path(folder, "ids", ids, "semantic_ids.npz"), sequences.header["items_checksum"]
     )
     _require_whole_calls(steps_per_call, num_steps=num_steps, eval_period=eval_period)
+    if not 0 <= order_noise < np.inf:
+        raise artifacts.InputError(f"order_noise is {order_noise}; give 0 or more items")
     training = _examples(sequences, train_on, max_history, network)
     groups = examples.length_groups(training.lengths, batch_size, num_groups, group_multiple)
 
@@ -133,7 +138,7 @@ def train(
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
     model = TigerModel(network, vocab, normalize)
     state = TrainState.create(model.init(jax.random.key(seed)), optimizer)
-    step_fn = make_step_fn(model, optimizer, groups, seed, devices)
+    step_fn = make_step_fn(model, optimizer, groups, seed, devices, order_noise)
     data = mesh.put(
         batching.device_data(training, sequences, table, vocab), mesh.everywhere(devices)
     )
@@ -147,6 +152,7 @@ def train(
         "network": dataclasses.asdict(network),
         "normalize": normalize,
         "train_on": train_on,
+        "order_noise": order_noise,
         "num_user_tokens": num_user_tokens,
         "max_history": max_history,
         "batch_size": batch_size,
@@ -185,7 +191,7 @@ def train(
     if writes and log.rows and int(state.step) >= num_steps:
         # A run that was killed behind its last checkpoint lacks it, and validates no more.
         report.write(run_folder / "report.html", run, table, log.rows, log.timings, facts)
-    validate = _make_validation(model, table, sequences, max_history, eval_users, num_beams)
+    validate = make_validation(model, table, sequences, max_history, eval_users, num_beams)
     progress = tqdm.tqdm(
         total=num_steps,
         initial=int(state.step),
@@ -262,12 +268,14 @@ def make_step_fn(
     groups: examples.LengthGroups,
     seed: int,
     devices: jax.sharding.Mesh | None = None,
+    order_noise: float = 0.0,
 ):
     """The compiled update: (state, data, rows [n, B]) -> (state, level losses [n, I]).
 
     One call takes n steps without a word to the host. The state's memory is reused. The loss is
     the mean over the batch's items of -log p(item); level losses are its parts, in nats. The
-    devices share each length group of the batch; where None there is one.
+    devices share each length group of the batch; where None there is one. `order_noise` as in
+    `batching.assemble`.
     """
     devices = devices or mesh.make(1, 1, model.config.num_heads)
     bounds = np.cumsum((0, *groups.sizes))
@@ -275,9 +283,13 @@ def make_step_fn(
     def loss_fn(params, data, rows_B, key):
         total, level_losses, num_targets = 0.0, 0.0, 0
         for index, capacity in enumerate(groups.capacities):
-            batch = batching.assemble(data, rows_B[bounds[index] : bounds[index + 1]], capacity)
+            dropout_key, order_key = (
+                jax.random.fold_in(key, number) for number in (index, index + len(groups.sizes))
+            )
+            rows = rows_B[bounds[index] : bounds[index + 1]]
+            batch = batching.assemble(data, rows, capacity, order_noise, order_key)
             batch = jax.lax.with_sharding_constraint(batch, mesh.shared_by_data(devices))
-            loss, aux = model.loss_fn(params, batch, jax.random.fold_in(key, index))
+            loss, aux = model.loss_fn(params, batch, dropout_key)
             total += loss
             level_losses += aux["level_losses"]
             num_targets += aux["num_targets"]
@@ -311,57 +323,6 @@ def _examples(
         # Any other encoder would see the items to predict.
         raise artifacts.InputError("train_on=sequences: set NetworkConfig.causal_encoder = True")
     return examples.KINDS[train_on](sequences, max_history)
-
-
-def _make_validation(
-    model: TigerModel,
-    table: SemanticIdTable,
-    sequences: Sequences,
-    max_history: int,
-    num_users: int,
-    num_beams: int,
-):
-    """params -> metrics of the validation split on a fixed sample of users, and the guard rails."""
-    histories, targets = sequences.split("validation")
-    # The same users for every seed and run, so that their numbers can be compared.
-    sample = np.random.default_rng(0).permutation(len(targets))[: num_users or None]
-    users = [sequences.user_ids[row] for row in sample]
-    histories = [histories[row] for row in sample]
-    targets = targets[sample]
-    first_codes = table.semantic_ids_NI[:, 0]
-    bigram_loss = guard_rails.bigram_first_code_loss(
-        sequences.training_sequences(),
-        np.array([history[-1] for history in histories]),
-        targets,
-        first_codes,
-        table.codebook_sizes[0],
-    )
-    recommender = Recommender(model, None, table, max_history=max_history, num_beams=num_beams)
-    validation_losses = guard_rails.make_validation_losses(
-        model,
-        recommender.encoder_tokens(users, histories),
-        model.vocabulary.tokens(table.semantic_ids_NI[targets]),
-    )
-
-    def validate(params):
-        ranked = recommender.with_params(params).recommend(
-            users, histories, num_beams, exclude_history=False
-        )
-        without_history = ranked.without(histories)
-        losses, losses_without_encoder = validation_losses(params)
-        return {
-            **{name: score["value"] for name, score in metrics.score(ranked, targets).items()},
-            "without_history": {
-                name: score["value"]
-                for name, score in metrics.score(without_history, targets).items()
-            },
-            "losses": losses,
-            "losses_without_encoder": losses_without_encoder,
-            "bigram_first_code_loss": bigram_loss,
-            "distinct_items": metrics.distinct_items(ranked, 10),
-        }
-
-    return validate
 
 
 def _require_whole_calls(steps_per_call: int, **periods: int) -> None:
