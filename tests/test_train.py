@@ -145,6 +145,21 @@ def test_two_neighbours_change_places_as_often_as_two_normal_variables_do(folder
     assert float(jnp.mean(shares)) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("order_noise", [0.0, 1.0])
+def test_the_order_is_another_at_each_step(folder, order_noise):
+    """Two steps that learn nothing, on the same rows: equal losses only where nothing moves."""
+    sequences, table, vocabulary = loaded(folder)
+    model = TigerModel(dataclasses.replace(NETWORK, dropout_rate=0.0), vocabulary)
+    made = examples.prefix_examples(sequences, 6)
+    step_fn = train.make_step_fn(
+        model, optax.sgd(0.0), examples.LengthGroups((6,), (16,)), seed=0, order_noise=order_noise
+    )
+    state = train_state.TrainState.create(model.init(jax.random.key(0)), optax.sgd(0.0))
+    data = batching.device_data(made, sequences, table, vocabulary)
+    _, (first, second) = step_fn(state, data, np.stack([np.arange(16, dtype=np.int32)] * 2))
+    assert np.array_equal(first, second) == (order_noise == 0.0)
+
+
 def test_a_step_over_length_groups_is_the_step_over_the_padded_batch(folder):
     """Without dropout: the same gradient, so the same parameters, however examples are grouped."""
     sequences, table, vocabulary = loaded(folder)
@@ -224,6 +239,7 @@ def test_gradients_of_several_batches_make_one_step(folder):
 def test_a_run_on_sequences_learns_and_resumes_to_the_same_bits(folder):
     changes = {
         "train_on": "sequences",
+        "order_noise": 1.0,
         "network": dataclasses.replace(NETWORK, causal_encoder=True),
     }
     train.train(**settings(folder, "sequences", **changes))
