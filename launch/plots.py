@@ -128,7 +128,7 @@ def _save(path, titles, draw, y_label, shared, width=1.0) -> None:
             entries |= dict(zip(labels, handles, strict=True))
         if shared:
             # Below all panels, where it hides no curve.
-            figure.legend(entries.values(), entries, loc="outside lower center", ncols=3 * columns)
+            figure.legend(entries.values(), entries, loc="outside lower center", ncols=2 * columns)
         for axes in list(grid)[len(titles) :]:
             axes.set_axis_off()
         if y_label:
