@@ -123,6 +123,11 @@ def score(ranked: RankedItems, targets: np.ndarray, seed: int = 0) -> dict[str, 
     return result
 
 
+def values(ranked: RankedItems, targets: np.ndarray) -> dict[str, float]:
+    """Recall and NDCG as `score` has them, without the intervals."""
+    return {name: each["value"] for name, each in score(ranked, targets).items()}
+
+
 def invalid_id_rate(ranked: RankedItems, k: int) -> float:
     """Share of invalid IDs among the first k results of all users (TIGER section 4.5, Fig. 6)."""
     top = ranked.top(k)

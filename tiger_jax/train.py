@@ -283,13 +283,11 @@ def make_step_fn(
     def loss_fn(params, data, rows_B, key):
         total, level_losses, num_targets = 0.0, 0.0, 0
         for index, capacity in enumerate(groups.capacities):
-            dropout_key, order_key = (
-                jax.random.fold_in(key, number) for number in (index, index + len(groups.sizes))
-            )
+            order_key = jax.random.fold_in(key, len(groups.sizes) + index)
             rows = rows_B[bounds[index] : bounds[index + 1]]
             batch = batching.assemble(data, rows, capacity, order_noise, order_key)
             batch = jax.lax.with_sharding_constraint(batch, mesh.shared_by_data(devices))
-            loss, aux = model.loss_fn(params, batch, dropout_key)
+            loss, aux = model.loss_fn(params, batch, jax.random.fold_in(key, index))
             total += loss
             level_losses += aux["level_losses"]
             num_targets += aux["num_targets"]

@@ -29,6 +29,7 @@ from tiger_jax.sasrec import (
     padded,
 )
 from tiger_jax.train_state import TrainState, cosine_schedule
+from tiger_jax.validation import sampled_users
 
 _EXAMPLES = """
 python -m tiger_jax.train_sasrec --gin_file=gin/dataset/beauty_minilm.gin --gin_file=gin/baseline/sasrec.gin
@@ -116,10 +117,7 @@ def train_sasrec(
     log = RunLog(run_folder, int(state.step))
 
     # --- Loop ---
-    histories, targets = sequences.split("validation")
-    # The same users for every seed and run, so that their numbers can be compared.
-    sample = np.random.default_rng(0).permutation(len(targets))[: eval_users or None]
-    histories, targets = [histories[row] for row in sample], targets[sample]
+    _, histories, targets = sampled_users(sequences, eval_users)
     recommender = SasRec(network, state.params, sequences.num_items)
     started = time.monotonic()
     for epoch in tqdm.trange(int(state.step) // steps_per_epoch, num_epochs, unit="epoch"):
@@ -135,9 +133,7 @@ def train_sasrec(
         # --- Validate, log, save ---
         recommender = recommender.with_params(state.params)
         ranked = recommender.recommend(None, histories, _DEEPEST, exclude_history=True)
-        validation = {
-            name: score["value"] for name, score in metrics.score(ranked, targets).items()
-        }
+        validation = metrics.values(ranked, targets)
         step = int(state.step)
         if validation["ndcg@10"] > best["ndcg@10"]:
             best = {"step": step, "ndcg@10": validation["ndcg@10"]}

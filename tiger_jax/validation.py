@@ -12,6 +12,19 @@ from tiger_jax.recommender import Recommender
 from tiger_jax.semantic_ids.table import SemanticIdTable
 
 
+def sampled_users(
+    sequences: Sequences, num_users: int
+) -> tuple[list[str], list[np.ndarray], np.ndarray]:
+    """Raw ids, histories and targets of users of the validation split; of all where 0.
+
+    The same users for every seed and run, so that their numbers can be compared.
+    """
+    histories, targets = sequences.split("validation")
+    rows = np.random.default_rng(0).permutation(len(targets))[: num_users or None]
+    users = [sequences.user_ids[row] for row in rows]
+    return users, [histories[row] for row in rows], targets[rows]
+
+
 def make_validation(
     model: TigerModel,
     table: SemanticIdTable,
@@ -30,12 +43,7 @@ def make_validation(
       num_users: size of the sample; 0 for all.
       num_beams: width of the beam.
     """
-    histories, targets = sequences.split("validation")
-    # The same users for every seed and run, so that their numbers can be compared.
-    sample = np.random.default_rng(0).permutation(len(targets))[: num_users or None]
-    users = [sequences.user_ids[row] for row in sample]
-    histories = [histories[row] for row in sample]
-    targets = targets[sample]
+    users, histories, targets = sampled_users(sequences, num_users)
     first_codes = table.semantic_ids_NI[:, 0]
     bigram_loss = guard_rails.bigram_first_code_loss(
         sequences.training_sequences(),
@@ -55,14 +63,10 @@ def make_validation(
         ranked = recommender.with_params(params).recommend(
             users, histories, num_beams, exclude_history=False
         )
-        without_history = ranked.without(histories)
         losses, losses_without_encoder = validation_losses(params)
         return {
-            **{name: score["value"] for name, score in metrics.score(ranked, targets).items()},
-            "without_history": {
-                name: score["value"]
-                for name, score in metrics.score(without_history, targets).items()
-            },
+            **metrics.values(ranked, targets),
+            "without_history": metrics.values(ranked.without(histories), targets),
             "losses": losses,
             "losses_without_encoder": losses_without_encoder,
             "bigram_first_code_loss": bigram_loss,
