@@ -73,7 +73,7 @@ def _add_curves(page: Page, rows: Sequence[Mapping], table: SemanticIdTable) -> 
         return drawn, caption
 
     totals = {
-        "training, with dropout": (steps, [sum(row["train_losses"]) for row in rows]),
+        "training": (steps, [sum(row["train_losses"]) for row in rows]),
         "validation": (steps, [sum(row["losses"]) for row in rows]),
     }
     first = {
