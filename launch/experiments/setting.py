@@ -85,7 +85,13 @@ BUDGETS = {
             "gin/experiment/{dataset}_cpu.gin",
             "work/{dataset}_minilm",
             "rqvae_adamw",
-            brief=("--gin.TRAIN_STEPS=3000", "--gin.EVAL_PERIOD=1500"),
+            brief=(
+                "--gin.TRAIN_STEPS=3000",
+                "--gin.EVAL_PERIOD=1500",
+                # As in gin/run/cpu.gin, whatever a dataset's own card has for many passes.
+                "--batch_size=16",
+                "--gin.network.NetworkConfig.dropout_rate=0.0",
+            ),
         ),
         Budget(
             "toy",
