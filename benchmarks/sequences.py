@@ -2,10 +2,12 @@
 
     python -m benchmarks.sequences --folder=work/beauty --ids=rqvae --json
 
-Both have a causal encoder. Random batches of an epoch go through the two trainers in turn; the
-figures are items predicted a second, by the clock and by processor time, medians over rounds.
+Both have a causal encoder. Sequences are packed into rows; of prefixes, as many of each length
+group make a batch. Random batches of an epoch go through the two trainers in turn; the figures are
+items predicted a second, by the clock and by processor time, medians over rounds.
 """
 
+import dataclasses
 import statistics
 import time
 
@@ -33,8 +35,8 @@ class Contestant:
 
     Args:
       kind: of `examples.KINDS`.
-      batch_size: examples in a step.
-      num_groups: lengths of history that it is compiled for.
+      batch_size: examples in a step, or rows of packed ones.
+      num_groups: lengths of history that it is compiled for, where examples are not packed.
       seed: of the parameters and the batches.
     """
 
@@ -51,10 +53,16 @@ class Contestant:
         self.model = model
         self.examples = examples.KINDS[kind](sequences, _MAX_HISTORY)
         self.data = batching.device_data(self.examples, sequences, table, model.vocabulary)
-        self.groups = examples.length_groups(self.examples.lengths, batch_size, num_groups)
-        self.plan = examples.epoch_plan(self.examples.lengths, self.groups, seed, 0)
+        if kind == "sequences":
+            sizes = 1 + self.examples.lengths * table.id_length
+            composition = examples.packing(sizes, batch_size)
+            self.plan = examples.packed_plan(sizes, composition, seed, 0)
+        else:
+            composition = examples.length_groups(self.examples.lengths, batch_size, num_groups)
+            self.plan = examples.epoch_plan(self.examples.lengths, composition, seed, 0)
+        self.composition = dataclasses.asdict(composition)
         optimizer = train_state.adafactor(lambda step: 0.01)
-        self.step_fn = train.make_step_fn(model, optimizer, self.groups, seed)
+        self.step_fn = train.make_step_fn(model, optimizer, composition, seed)
         self.params = model.init(jax.random.key(seed))
         self.state = train_state.TrainState.create(jax.tree.map(np.array, self.params), optimizer)
 
@@ -64,7 +72,9 @@ class Contestant:
         self.state, losses = self.step_fn(self.state, self.data, rows_nB)
         jax.block_until_ready(losses)
         num_targets = self.examples.num_targets
-        return rows_nB.size if num_targets is None else int(num_targets[rows_nB].sum())
+        return (
+            rows_nB.size if num_targets is None else int(num_targets[rows_nB[rows_nB >= 0]].sum())
+        )
 
     def loss_of_users(self, users: np.ndarray) -> float:
         """Mean of -log p(item) over all items of some users, nats; dropout off."""
@@ -79,7 +89,7 @@ class Contestant:
 def benchmark(
     folder: str,
     ids: str,
-    sequences_per_step: int = 32,
+    rows_per_step: int = 12,
     prefixes_per_step: int = 256,
     rounds: int = 8,
     steps_per_round: int = 5,
@@ -93,17 +103,17 @@ def benchmark(
     Args:
       folder: a prepared folder.
       ids: name of the Semantic-ID table in it.
-      sequences_per_step: batch of the one.
+      rows_per_step: rows of packed sequences in a batch of the one.
       prefixes_per_step: batch of the other.
       rounds: how often each trains.
       steps_per_round: steps of each in a round.
       dtype: what products are made of.
-      num_groups: lengths of history that each is compiled for.
+      num_groups: lengths of history that the other is compiled for.
       seed: of the parameters and the batches.
       output: a file for the result, besides.
     """
     sequences, table, model = load(folder, ids, dtype, causal_encoder=True)
-    sizes = {"sequences": sequences_per_step, "prefixes": prefixes_per_step}
+    sizes = {"sequences": rows_per_step, "prefixes": prefixes_per_step}
     contestants = {
         kind: Contestant(kind, model, sequences, table, size, num_groups, seed)
         for kind, size in sizes.items()
@@ -132,11 +142,11 @@ def benchmark(
         "items_per_s": by_clock,
         "items_per_cpu_s": by_cpu,
         "losses": losses,
-        "sequences_per_step": sequences_per_step,
+        "rows_per_step": rows_per_step,
         "prefixes_per_step": prefixes_per_step,
         "rounds": rounds,
         "dtype": dtype,
-        "groups": {kind: each.groups.capacities for kind, each in contestants.items()},
+        "compositions": {kind: each.composition for kind, each in contestants.items()},
         "hardware": mesh.hardware(),
         **artifacts.provenance(),
     }

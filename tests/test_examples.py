@@ -140,6 +140,37 @@ def test_all_examples_are_seen_over_the_epochs():
     assert len(np.unique(seen)) == 61
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.integers(3, 12), min_size=1, max_size=80), st.integers(1, 6))
+def test_packed_rows_hold_what_fits_and_repeat_no_example(sizes, num_rows):
+    sizes = np.array(sizes)
+    made = examples.packing(sizes, num_rows)
+    plan = examples.packed_plan(sizes, made, seed=3, epoch=5)
+    assert plan.shape == (max(sizes.sum() // (made.room * num_rows), 1), num_rows * made.most)
+    rows = plan.reshape(-1, made.most)
+    taken = rows[rows >= 0]
+    assert len(np.unique(taken)) == len(taken) > 0
+    assert np.where(rows >= 0, sizes[rows], 0).sum(axis=1).max() <= sizes.max()
+    # Nothing stands behind a gap.
+    assert (np.diff((rows >= 0).astype(int), axis=1) <= 0).all()
+
+
+def test_packed_rows_are_nearly_full_and_leave_nothing_out_for_long():
+    """Lengths as of the paper's datasets: 1 to 20 items of four tokens and a user's."""
+    sizes = 1 + 4 * np.minimum(np.random.default_rng(0).geometric(0.16, 3000), 20)
+    made = examples.packing(sizes, 6)
+    assert made == examples.Packing(room=81, num_rows=6, most=16)
+    plans = [examples.packed_plan(sizes, made, *which) for which in [(0, 0), (0, 1), (1, 0)]]
+    for plan in plans:
+        tokens = np.where(plan >= 0, sizes[plan], 0).sum()
+        assert tokens > 0.97 * plan.shape[0] * 6 * 81
+    assert (plans[0] == examples.packed_plan(sizes, made, 0, 0)).all()
+    assert (plans[0] != plans[1]).any()
+    assert (plans[0] != plans[2]).any()
+    seen = [examples.packed_plan(sizes, made, 0, epoch) for epoch in range(10)]
+    assert set(np.unique(seen)) == set(range(-1, 3000))
+
+
 def test_batch_size_must_fit_the_devices():
     with pytest.raises(ValueError, match="batch size 10 is not a multiple of 4"):
         examples.length_groups(np.ones(20, int), 10, 2, multiple=4)

@@ -216,6 +216,74 @@ def test_a_step_on_sequences_is_the_step_on_all_their_prefixes(folder):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_packed_examples_stand_one_after_another():
+    """Two rows of 9 tokens, IDs of two parts: spelled out by hand."""
+    batch = {
+        "encoder_input_tokens": np.array(
+            [[90, 1, 2, 0, 0], [91, 3, 4, 5, 6], [0, 0, 0, 0, 0], [92, 7, 8, 9, 10]] + [[0] * 5] * 2
+        ),
+        "decoder_target_tokens": np.array(
+            [[[3, 4], [0, 0]], [[5, 6], [7, 8]], [[0, 0]] * 2, [[0, 0], [1, 2]]]
+            + [[[0, 0]] * 2] * 2
+        ),
+        # The first item of the last example is no target: another example has it.
+        "num_visible": np.array([[3, 0], [3, 5], [0, 0], [0, 5], [0, 0], [0, 0]]),
+    }
+    packed = batching.pack(batch, examples.Packing(room=9, num_rows=2, most=3))
+    assert packed["encoder_input_tokens"].tolist() == [
+        [90, 1, 2, 91, 3, 4, 5, 6, 0],
+        [92, 7, 8, 9, 10, 0, 0, 0, 0],
+    ]
+    assert packed["encoder_segment_ids"].tolist() == [
+        [1, 1, 1, 2, 2, 2, 2, 2, 0],
+        [1, 1, 1, 1, 1, 0, 0, 0, 0],
+    ]
+    assert packed["decoder_target_tokens"].tolist() == [
+        [[3, 4], [5, 6], [7, 8], [0, 0]],
+        [[1, 2], [0, 0], [0, 0], [0, 0]],
+    ]
+    assert packed["decoder_segment_ids"].tolist() == [[1, 2, 2, 0], [1, 0, 0, 0]]
+    assert packed["num_visible"].tolist() == [[3, 6, 8, 0], [5, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("num_user_tokens", [0, 20])
+def test_a_step_on_packed_sequences_is_the_step_on_all_their_prefixes(folder, num_user_tokens):
+    """Without dropout: the same mean over items, so the same parameters; cut sequences too."""
+    sequences, table, _ = loaded(folder)
+    vocabulary = Vocabulary(table.codebook_sizes, num_user_tokens)
+    network = dataclasses.replace(NETWORK, dropout_rate=0.0, causal_encoder=True)
+    model = TigerModel(network, vocabulary, "level")
+    optimizer = optax.sgd(0.1)
+    whole = examples.sequence_examples(sequences, 6)
+    sizes = whole.lengths * vocabulary.id_length + bool(num_user_tokens)
+    packed = examples.packing(sizes, 10)
+    rows = examples.packed_plan(sizes, packed, 0, 0)[:1]
+    # The same pairs one by one, each from as much history as its window has.
+    pairs = [
+        (whole.user_rows[row], target, whole.lengths[row] - (whole.targets[row] - target))
+        for row in rows[rows >= 0]
+        for target in range(whole.targets[row] - whole.num_targets[row] + 1, whole.targets[row] + 1)
+    ]
+    alone = examples.Examples(whole.items, *np.array(pairs, np.int32).T)
+    found, expected = (
+        train.make_step_fn(model, optimizer, composition, seed=0)(
+            train_state.TrainState.create(model.init(jax.random.key(0)), optimizer),
+            batching.device_data(made, sequences, table, vocabulary),
+            rows,
+        )
+        for made, composition, rows in (
+            (whole, packed, rows),
+            (alone, examples.LengthGroups((6,), (len(alone),)), np.arange(len(alone))[None]),
+        )
+    )
+    assert len(alone) > 20
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+    for one, other in zip(
+        jax.tree.leaves(found[0].params), jax.tree.leaves(expected[0].params), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_of_several_batches_make_one_step(folder):
     """`optax.MultiSteps` as the optimizer: two batches of 8 move as one of 16."""
     sequences, table, vocabulary = loaded(folder)

@@ -3,6 +3,8 @@
 Which examples make a batch, data/examples.py says.
 """
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,8 +81,84 @@ def assemble(
     }
 
 
+def parts(
+    data: dict[str, jax.Array],
+    composition: examples.LengthGroups | examples.Packing,
+    rows_B: jax.Array,
+    order_noise: float,
+    key: jax.Array,
+) -> Iterator[dict[str, jax.Array]]:
+    """The batches that the examples of a step make: one of each length group, or one packed.
+
+    Args:
+      data: from `device_data`.
+      composition: what `rows_B` was planned with.
+      rows_B: numbers of examples, as the plans of data/examples.py have them.
+      order_noise: see `assemble`.
+      key: of the noise; as many numbers as there are parts are left to others who fold them in.
+    """
+    if isinstance(composition, examples.Packing):
+        capacity = composition.room // data["tokens_NI"].shape[1]
+        noise_key = jax.random.fold_in(key, 1)
+        batch = assemble(data, jnp.maximum(rows_B, 0), capacity, order_noise, noise_key)
+        exists_B1 = rows_B[:, None] >= 0
+        batch["encoder_input_tokens"] *= exists_B1
+        batch["num_visible"] *= exists_B1
+        yield pack(batch, composition)
+        return
+    bounds = np.cumsum((0, *composition.sizes))
+    for index, capacity in enumerate(composition.capacities):
+        rows = rows_B[bounds[index] : bounds[index + 1]]
+        noise_key = jax.random.fold_in(key, len(composition.sizes) + index)
+        yield assemble(data, rows, capacity, order_noise, noise_key)
+
+
+def pack(batch: dict[str, jax.Array], packed: examples.Packing) -> dict[str, jax.Array]:
+    """The examples of a batch as fewer rows, one after another, without their padding.
+
+    Args:
+      batch: of examples with many targets, `most` for each row; those without tokens are none.
+      packed: how many, and the rows' size.
+
+    Returns:
+      What `assemble` does, [R, room] and [R, G, I]; with "encoder_segment_ids" [R, room], which
+      example of its row a token belongs to, from 1 on, 0 for padding, and "decoder_segment_ids"
+      [R, G], the same of a target, as T5X has them. `num_visible` counts from the row's start.
+    """
+    tokens, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+    id_length = targets.shape[-1]
+    in_rows = packed.num_rows, packed.most
+
+    def first(x_BY: jax.Array, is_real_BY: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+        """What is real of each row, up to `count`, else 0; and its example in the row, from 1."""
+        width = is_real_BY.shape[1]
+        is_real_RX = is_real_BY.reshape(packed.num_rows, -1)
+        order_RX = jnp.argsort(~is_real_RX, axis=1, stable=True)[:, :count]
+        is_real_RX = jnp.take_along_axis(is_real_RX, order_RX, axis=1)
+        x_RX = x_BY.reshape(packed.num_rows, -1, *x_BY.shape[2:])
+        index = order_RX.reshape(*order_RX.shape, *(1,) * (x_RX.ndim - 2))
+        is_real = is_real_RX.reshape(index.shape)
+        x_RX = jnp.where(is_real, jnp.take_along_axis(x_RX, index, axis=1), 0)
+        return x_RX, jnp.where(is_real_RX, order_RX // width + 1, 0)
+
+    lengths_RE = jnp.sum(tokens > 0, axis=1).reshape(in_rows)
+    starts_RE = jnp.cumsum(lengths_RE, axis=1) - lengths_RE
+    num_visible = batch["num_visible"]
+    is_target = num_visible > 0
+    num_targets = packed.room // id_length
+    packed_tokens, segment_ids = first(tokens, tokens > 0, packed.room)
+    packed_targets, target_segment_ids = first(targets, is_target, num_targets)
+    ends, _ = first(num_visible + starts_RE.reshape(-1, 1), is_target, num_targets)
+    return {
+        "encoder_input_tokens": packed_tokens,
+        "encoder_segment_ids": segment_ids,
+        "decoder_target_tokens": packed_targets,
+        "decoder_segment_ids": target_segment_ids,
+        "num_visible": ends,
+    }
+
+
 def batch_rows(plan, batches_per_epoch: int, first: int, count: int) -> np.ndarray:
     """Examples of the steps first .. first + count - 1: [count, B]; `plan(epoch)` -> batches."""
     steps = range(first, first + count)
-    batches_per_epoch = max(batches_per_epoch, 1)
     return np.stack([plan(step // batches_per_epoch)[step % batches_per_epoch] for step in steps])

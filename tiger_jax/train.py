@@ -43,6 +43,7 @@ _OLDER = {
     "group_multiple": 1,
     "train_on": "prefixes",
     "order_noise": 0.0,
+    "packed": False,
     "network": {
         field.name: field.default
         for field in dataclasses.fields(NetworkConfig)
@@ -89,7 +90,8 @@ def train(
       network: sizes of the network.
       optimizer: an optax optimizer; it sees the mean over a step's items of -log p(item).
       num_steps: training steps in all.
-      batch_size: examples in a step; an item to predict each, or a sequence each (train_on).
+      batch_size: examples in a step; with sequences, rows of as many tokens as the longest has,
+        each filled with several.
       max_history: items of a history that the model sees, the latest ones.
       num_user_tokens: size of the hashed user space; 0 for a model that knows no users.
       seed: of the parameters, the order of examples and the dropout.
@@ -102,7 +104,7 @@ def train(
       eval_period: steps between validations; each leaves a checkpoint.
       eval_users: size of the fixed sample of users validated on; 0 for all.
       num_beams: width of the validation's beam.
-      num_groups: lengths of history that the step is compiled for.
+      num_groups: lengths of history that the step is compiled for; sequences need no such groups.
       steps_per_call: training steps in one call of the compiled program.
       data_parts: groups of devices that share each batch.
       model_parts: devices of a group that share each parameter; must divide the heads.
@@ -132,13 +134,21 @@ def train(
     if not 0 <= order_noise < np.inf:
         raise artifacts.InputError(f"order_noise is {order_noise}; give 0 or more items")
     training = _examples(sequences, train_on, max_history, network)
-    groups = examples.length_groups(training.lengths, batch_size, num_groups, group_multiple)
+    vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
+    is_packed = training.num_targets is not None
+    if is_packed:
+        sizes = training.lengths * vocab.id_length + bool(num_user_tokens)
+        composition = examples.packing(sizes, batch_size)
+        plan = functools.partial(examples.packed_plan, sizes, composition, seed)
+    else:
+        sizes = training.lengths
+        composition = examples.length_groups(sizes, batch_size, num_groups, group_multiple)
+        plan = functools.partial(examples.epoch_plan, sizes, composition, seed)
 
     # --- Model and optimizer ---
-    vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
     model = TigerModel(network, vocab, normalize)
     state = TrainState.create(model.init(jax.random.key(seed)), optimizer)
-    step_fn = make_step_fn(model, optimizer, groups, seed, devices, order_noise)
+    step_fn = make_step_fn(model, optimizer, composition, seed, devices, order_noise)
     data = mesh.put(
         batching.device_data(training, sequences, table, vocab), mesh.everywhere(devices)
     )
@@ -153,6 +163,7 @@ def train(
         "normalize": normalize,
         "train_on": train_on,
         "order_noise": order_noise,
+        "packed": is_packed,
         "num_user_tokens": num_user_tokens,
         "max_history": max_history,
         "batch_size": batch_size,
@@ -176,9 +187,8 @@ def train(
     state = mesh.put(state, mesh.state_shardings(devices, model, state))
 
     # --- Loop ---
-    plan = functools.lru_cache(2)(
-        functools.partial(examples.epoch_plan, training.lengths, groups, seed)
-    )
+    plan = functools.lru_cache(2)(plan)
+    batches_per_epoch = len(plan(0))
     facts = {
         "dataset": sequences.header["dataset"],
         "ids": ids,
@@ -204,7 +214,7 @@ def train(
     seconds_in_steps = 0.0
     started = time.monotonic()
     for first in range(int(state.step), num_steps, steps_per_call):
-        rows = batching.batch_rows(plan, len(training) // batch_size, first, steps_per_call)
+        rows = batching.batch_rows(plan, batches_per_epoch, first, steps_per_call)
         called = time.monotonic()
         state, level_losses = step_fn(state, data, rows)
         # The clock stops when the steps are taken, not when they are asked for.
@@ -265,7 +275,7 @@ def train(
 def make_step_fn(
     model: TigerModel,
     optimizer: optax.GradientTransformation,
-    groups: examples.LengthGroups,
+    composition: examples.LengthGroups | examples.Packing,
     seed: int,
     devices: jax.sharding.Mesh | None = None,
     order_noise: float = 0.0,
@@ -274,18 +284,15 @@ def make_step_fn(
 
     One call takes n steps without a word to the host. The state's memory is reused. The loss is
     the mean over the batch's items of -log p(item); level losses are its parts, in nats. The
-    devices share each length group of the batch; where None there is one. `order_noise` as in
-    `batching.assemble`.
+    devices share each part of the batch (`batching.parts`); where None there is one. `order_noise`
+    as in `batching.assemble`.
     """
     devices = devices or mesh.make(1, 1, model.config.num_heads)
-    bounds = np.cumsum((0, *groups.sizes))
 
     def loss_fn(params, data, rows_B, key):
         total, level_losses, num_targets = 0.0, 0.0, 0
-        for index, capacity in enumerate(groups.capacities):
-            order_key = jax.random.fold_in(key, len(groups.sizes) + index)
-            rows = rows_B[bounds[index] : bounds[index + 1]]
-            batch = batching.assemble(data, rows, capacity, order_noise, order_key)
+        parts = batching.parts(data, composition, rows_B, order_noise, key)
+        for index, batch in enumerate(parts):
             batch = jax.lax.with_sharding_constraint(batch, mesh.shared_by_data(devices))
             loss, aux = model.loss_fn(params, batch, jax.random.fold_in(key, index))
             total += loss

@@ -89,7 +89,7 @@ BUDGETS = {
                 "--gin.TRAIN_STEPS=3000",
                 "--gin.EVAL_PERIOD=1500",
                 # As in gin/run/cpu.gin, whatever a dataset's own card has for many passes.
-                "--batch_size=16",
+                "--batch_size=6",
                 "--gin.network.NetworkConfig.dropout_rate=0.0",
             ),
         ),

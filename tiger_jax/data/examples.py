@@ -1,5 +1,8 @@
 """Training examples, and batches in which short histories do not pay for long ones.
 
+Where an example has one target, batches hold as many of each of a few lengths; where it has many,
+rows of a batch hold several examples one after another.
+
 Item numbers only: Semantic IDs are looked up when a batch is made.
 """
 
@@ -180,6 +183,62 @@ def epoch_plan(lengths: np.ndarray, groups: LengthGroups, seed: int, epoch: int)
         first += num_batches * size
         columns.append(random.permutation(members).reshape(num_batches, size))
     return np.concatenate(columns, axis=1).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """Composition of every batch: rows in which several examples stand one after another.
+
+    Attributes:
+      room: tokens of a row.
+      num_rows: rows of a batch.
+      most: examples that fit into a row.
+    """
+
+    room: int
+    num_rows: int
+    most: int
+
+
+def packing(sizes: np.ndarray, num_rows: int) -> Packing:
+    """Rows as long as the longest example. `sizes`: tokens of each example."""
+    room = int(sizes.max())
+    return Packing(room, num_rows, room // int(sizes.min()))
+
+
+def packed_plan(sizes: np.ndarray, packed: Packing, seed: int, epoch: int) -> np.ndarray:
+    """The batches of one epoch, int32 [num_batches, num_rows * most] of example numbers.
+
+    Those of a row stand together; -1 where it has no more. Examples come in random order, each
+    into the row that it leaves least room in. Each appears at most once; what is beyond whole
+    batches, were all rows full, is another remainder each epoch. Depends on (seed, epoch) alone,
+    as `epoch_plan` does.
+
+    Args:
+      sizes: tokens of each example.
+      packed: from `packing`.
+      seed: of the order.
+      epoch: which one.
+    """
+    random = np.random.default_rng((seed, epoch))
+    rows = []
+    rows_by_room = [[] for _ in range(packed.room)]
+    for example in random.permutation(len(sizes)).tolist():
+        size = int(sizes[example])
+        room = next((room for room in range(size, packed.room) if rows_by_room[room]), packed.room)
+        if room < packed.room:
+            row = rows_by_room[room].pop()
+        else:
+            row = []
+            rows.append(row)
+        row.append(example)
+        if room > size:
+            rows_by_room[room - size].append(row)
+    num_batches = max(int(sizes.sum()) // (packed.room * packed.num_rows), 1)
+    plan = np.full((num_batches * packed.num_rows, packed.most), -1, np.int32)
+    for place, number in enumerate(random.permutation(len(rows))[: len(plan)]):
+        plan[place, : len(rows[number])] = rows[number]
+    return plan.reshape(num_batches, -1)
 
 
 def _epoch_shape(num_examples: int, batch_size: int) -> tuple[int, int]:

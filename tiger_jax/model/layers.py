@@ -247,6 +247,12 @@ def padding_bias(tokens_BS: jax.Array) -> jax.Array:
     return jnp.where(tokens_BS > 0, 0.0, _MASKED)[:, None, None, :]
 
 
+def segment_bias(queries_BT: jax.Array, keys_BS: jax.Array) -> jax.Array:
+    """Bias [B, 1, T, S] that shows each query the keys of its own segment."""
+    is_same_BTS = queries_BT[:, :, None] == keys_BS[:, None, :]
+    return jnp.where(is_same_BTS, 0.0, _MASKED)[:, None]
+
+
 def prefix_bias(num_visible_BT: jax.Array, length: int) -> jax.Array:
     """Bias [B, 1, T, S] that shows each query the first `num_visible` of `length` keys."""
     is_visible_BTS = jnp.arange(length)[None, None] < num_visible_BT[..., None]

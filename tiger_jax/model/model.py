@@ -65,7 +65,8 @@ class TigerModel:
           params: the parameters.
           batch: `encoder_input_tokens` [B, S] and `decoder_target_tokens`: [B, I], an item for
             each source; or [B, G, I] with `num_visible` [B, G], the source positions that each of G
-            items follows, 0 where there is no item.
+            items follows, 0 where there is no item. Where several histories stand in a source,
+            `encoder_segment_ids` [B, S] and `decoder_segment_ids` [B, G] tell them apart.
           dropout_key: None for no dropout.
 
         Returns:
@@ -75,12 +76,16 @@ class TigerModel:
         targets = batch["decoder_target_tokens"]
         targets_XT = targets.reshape(-1, targets.shape[-1])
         num_visible = batch.get("num_visible")
+        segments = None
+        if "encoder_segment_ids" in batch:
+            segments = batch["encoder_segment_ids"], batch["decoder_segment_ids"]
         states_XTD = self.module.apply(
             {"params": params},
             batch["encoder_input_tokens"],
             shift_right(targets_XT),
             dropout_key is not None,
             num_visible,
+            segments,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
             method="states",
         )

@@ -151,10 +151,14 @@ class Encoder(nn.Module):
         self.encoder_norm = self.config.norm()
         self.dropout = layers.Dropout(self.config.dropout_rate)
 
-    def __call__(self, tokens_BS: jax.Array, enable_dropout: bool) -> jax.Array:
-        """Tokens [B, S], 0 is padding -> [B, S, D]."""
+    def __call__(self, tokens_BS: jax.Array, enable_dropout: bool, segments_BS=None) -> jax.Array:
+        """Tokens [B, S], 0 is padding -> [B, S, D]; each segment by itself where there are some."""
         length = tokens_BS.shape[1]
-        bias_BHSS = self.relpos_bias(length, length) + layers.padding_bias(tokens_BS)
+        if segments_BS is None:
+            hidden = layers.padding_bias(tokens_BS)
+        else:
+            hidden = layers.segment_bias(segments_BS, segments_BS)
+        bias_BHSS = self.relpos_bias(length, length) + hidden
         if self.config.causal_encoder:
             bias_BHSS += layers.causal_bias(length)
         x_BSD = self.dropout(self.embed(tokens_BS), enable_dropout)
@@ -231,9 +235,11 @@ class TigerNetwork(nn.Module):
         self.encoder = Encoder(self.config, self.token_embedder)
         self.decoder = Decoder(self.config, self.token_embedder)
 
-    def encode(self, encoder_input_tokens_BS, enable_dropout: bool = False) -> jax.Array:
-        """Tokens [B, S], 0 is padding -> [B, S, D]."""
-        return self.encoder(encoder_input_tokens_BS, enable_dropout)
+    def encode(
+        self, encoder_input_tokens_BS, enable_dropout: bool = False, segments_BS=None
+    ) -> jax.Array:
+        """Tokens [B, S], 0 is padding -> [B, S, D]; each segment by itself where there are some."""
+        return self.encoder(encoder_input_tokens_BS, enable_dropout, segments_BS)
 
     def decode(
         self,
@@ -242,11 +248,17 @@ class TigerNetwork(nn.Module):
         decoder_input_tokens_XT,
         enable_dropout: bool = False,
         num_visible_BG=None,
+        segments=None,
     ) -> jax.Array:
         """States [X, T, D] as of `states`; the encoder's tokens only say where its padding is."""
-        bias_BHTS = layers.padding_bias(encoder_input_tokens_BS)
+        id_length = decoder_input_tokens_XT.shape[1]
+        if segments is None:
+            bias_BHTS = layers.padding_bias(encoder_input_tokens_BS)
+        else:
+            segments_BS, segments_BG = segments
+            bias_BHTS = layers.segment_bias(jnp.repeat(segments_BG, id_length, axis=1), segments_BS)
         if num_visible_BG is not None:
-            num_visible_BY = jnp.repeat(num_visible_BG, decoder_input_tokens_XT.shape[1], axis=1)
+            num_visible_BY = jnp.repeat(num_visible_BG, id_length, axis=1)
             bias_BHTS += layers.prefix_bias(num_visible_BY, encoder_input_tokens_BS.shape[1])
         return self.decoder(encoded_BSD, bias_BHTS, decoder_input_tokens_XT, enable_dropout)
 
@@ -270,6 +282,7 @@ class TigerNetwork(nn.Module):
         decoder_input_tokens_XT,
         enable_dropout: bool = False,
         num_visible_BG=None,
+        segments=None,
     ) -> jax.Array:
         """What the decoder makes of the tokens before each target token, [X, T, D].
 
@@ -280,17 +293,22 @@ class TigerNetwork(nn.Module):
           enable_dropout: whether this is training.
           num_visible_BG: source positions, from the first on, that a target sees; None for all.
             Less than all is a history that ends earlier only where the encoder is causal.
+          segments: where a source holds several histories, the numbers of them that its positions
+            [B, S] and its targets [B, G] belong to; None where it is one.
 
         Returns:
           States for `logits` and `logits_of`.
         """
-        encoded_BSD = self.encode(encoder_input_tokens_BS, enable_dropout)
+        encoded_BSD = self.encode(
+            encoder_input_tokens_BS, enable_dropout, None if segments is None else segments[0]
+        )
         return self.decode(
             encoded_BSD,
             encoder_input_tokens_BS,
             decoder_input_tokens_XT,
             enable_dropout,
             num_visible_BG,
+            segments,
         )
 
     def start_decoding(self, encoder_input_tokens_BS) -> tuple:
