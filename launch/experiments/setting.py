@@ -88,9 +88,9 @@ BUDGETS = {
             brief=(
                 "--gin.TRAIN_STEPS=3000",
                 "--gin.EVAL_PERIOD=1500",
-                # As in gin/run/cpu.gin, whatever a dataset's own card has for many passes.
-                "--batch_size=6",
+                # As in gin/run/cpu.gin, whatever a dataset's own card has for more passes.
                 "--gin.network.NetworkConfig.dropout_rate=0.0",
+                "--order_noise=1.0",
             ),
         ),
         Budget(
