@@ -1,5 +1,6 @@
 """Training over many devices and processes is training on one."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -46,12 +47,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def run(folder, name, num_steps, **devices):
+def run(folder, name, num_steps, network=NETWORK, **devices):
     train.train(
         str(folder),
         "ids",
         name,
-        NETWORK,
+        network,
         train_state.adafactor(train_state.rsqrt_schedule(0.01, 10)),
         num_steps=num_steps,
         batch_size=16,
@@ -89,6 +90,19 @@ def test_eight_devices_train_like_one_and_one_goes_on_from_them(data, model, fol
     for step, losses in on_one_device.items():
         # Sums over the devices are taken in another order.
         np.testing.assert_allclose(found[step], losses, rtol=1e-5)
+
+
+def test_packed_sequences_train_alike_on_one_device_and_on_eight(folder):
+    packed = {
+        "network": dataclasses.replace(NETWORK, causal_encoder=True),
+        "train_on": "sequences",
+        "order_noise": 1.0,
+    }
+    run(folder, "packed_one", 4, **packed)
+    run(folder, "packed_eight", 4, data_parts=4, model_parts=2, **packed)
+    np.testing.assert_allclose(
+        log(folder, "packed_eight")[4], log(folder, "packed_one")[4], rtol=1e-5
+    )
 
 
 _PROCESS = """
