@@ -53,13 +53,10 @@ class Contestant:
         self.model = model
         self.examples = examples.KINDS[kind](sequences, _MAX_HISTORY)
         self.data = batching.device_data(self.examples, sequences, table, model.vocabulary)
-        if kind == "sequences":
-            sizes = 1 + self.examples.lengths * table.id_length
-            composition = examples.packing(sizes, batch_size)
-            self.plan = examples.packed_plan(sizes, composition, seed, 0)
-        else:
-            composition = examples.length_groups(self.examples.lengths, batch_size, num_groups)
-            self.plan = examples.epoch_plan(self.examples.lengths, composition, seed, 0)
+        composition, plan = batching.planned(
+            self.examples, model.vocabulary, batch_size, num_groups, seed
+        )
+        self.plan = plan(0)
         self.composition = dataclasses.asdict(composition)
         optimizer = train_state.adafactor(lambda step: 0.01)
         self.step_fn = train.make_step_fn(model, optimizer, composition, seed)
@@ -72,9 +69,8 @@ class Contestant:
         self.state, losses = self.step_fn(self.state, self.data, rows_nB)
         jax.block_until_ready(losses)
         num_targets = self.examples.num_targets
-        return (
-            rows_nB.size if num_targets is None else int(num_targets[rows_nB[rows_nB >= 0]].sum())
-        )
+        rows = rows_nB[rows_nB >= 0]
+        return rows.size if num_targets is None else int(num_targets[rows].sum())
 
     def loss_of_users(self, users: np.ndarray) -> float:
         """Mean of -log p(item) over all items of some users, nats; dropout off."""

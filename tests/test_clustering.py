@@ -108,7 +108,7 @@ def test_as_many_clusters_as_points_leave_no_inertia():
 
 
 def test_kmeans_is_as_good_as_scikit_learn():
-    cluster = pytest.importorskip("sklearn.cluster")
+    cluster = pytest.importorskip("sklearn.cluster", reason="needs pip install -e .[text]")
     points_NZ = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
     _, cluster_N = clustering.kmeans(points_NZ, 20, jax.random.key(0), 50)
     means_CZ = np.stack([points_NZ[np.asarray(cluster_N) == c].mean(axis=0) for c in range(20)])

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -80,71 +79,6 @@ def loaded(folder):
     return sequences, table, Vocabulary(table.codebook_sizes, 10)
 
 
-def test_assembled_batches_equal_examples_spelled_out(folder):
-    sequences, table, vocabulary = loaded(folder)
-    made = examples.prefix_examples(sequences, 6)
-    data = batching.device_data(made, sequences, table, vocabulary)
-    rows = np.random.default_rng(0).permutation(len(made))[:50]
-    batch = batching.assemble(data, jnp.asarray(rows), 6)
-    for place, row in enumerate(rows):
-        target, length = made.targets[row], made.lengths[row]
-        user = sequences.user_ids[made.user_rows[row]]
-        expected = [*vocabulary.user_tokens([user])]
-        for item in made.items[target - length : target]:
-            expected.extend(vocabulary.tokens(table.semantic_ids_NI[item]))
-        expected.extend([0] * (25 - len(expected)))
-        assert batch["encoder_input_tokens"][place].tolist() == expected
-        wanted = vocabulary.tokens(table.semantic_ids_NI[made.items[target]])
-        assert batch["decoder_target_tokens"][place].tolist() == wanted.tolist()
-
-
-@pytest.mark.parametrize("kind", examples.KINDS)
-def test_a_disturbed_order_has_the_same_items_and_without_noise_the_same_order(folder, kind):
-    sequences, table, vocabulary = loaded(folder)
-    made = examples.KINDS[kind](sequences, 6)
-    data = batching.device_data(made, sequences, table, vocabulary)
-    rows = jnp.arange(len(made))
-    plain = batching.assemble(data, rows, 6)
-    faint, strong = (
-        batching.assemble(data, rows, 6, noise, jax.random.key(0)) for noise in (1e-6, 2.0)
-    )
-    for name, tokens in plain.items():
-        np.testing.assert_array_equal(faint[name], tokens)
-
-    def whole_example(batch, row):
-        """Tokens of all its items: the history's, and what follows the last of them."""
-        length = made.lengths[row]
-        history = batch["encoder_input_tokens"][row, 1:].reshape(6, 4).tolist()
-        targets = batch["decoder_target_tokens"][row].reshape(-1, 4).tolist()
-        return [*history[:length], targets[length - 1 if kind == "sequences" else 0]]
-
-    changed = 0
-    for row in range(len(made)):
-        expected, found = whole_example(plain, row), whole_example(strong, row)
-        assert sorted(found) == sorted(expected)
-        changed += found != expected
-    assert changed > len(made) / 2
-
-
-def test_two_neighbours_change_places_as_often_as_two_normal_variables_do(folder):
-    """P(z_1 - z_2 > 1) = Phi(-1 / (sigma sqrt 2)), for each of the pairs of a history of one."""
-    sequences, table, vocabulary = loaded(folder)
-    made = examples.prefix_examples(sequences, 1)
-    data = batching.device_data(made, sequences, table, vocabulary)
-    rows = jnp.asarray(
-        np.flatnonzero(made.items[made.targets - 1] != made.items[made.targets])[:200]
-    )
-    plain = batching.assemble(data, rows, 1)["decoder_target_tokens"]
-
-    def share_changed(key):
-        disturbed = batching.assemble(data, rows, 1, 0.8, key)["decoder_target_tokens"]
-        return jnp.mean(jnp.any(disturbed != plain, axis=1))
-
-    shares = jax.vmap(share_changed)(jax.random.split(jax.random.key(0), 200))
-    expected = statistics.NormalDist().cdf(-1 / (0.8 * np.sqrt(2)))
-    assert float(jnp.mean(shares)) == pytest.approx(expected, abs=0.01)
-
-
 @pytest.mark.parametrize("order_noise", [0.0, 1.0])
 def test_the_order_is_another_at_each_step(folder, order_noise):
     """Two steps that learn nothing, on the same rows: equal losses only where nothing moves."""
@@ -214,36 +148,6 @@ def test_a_step_on_sequences_is_the_step_on_all_their_prefixes(folder):
         jax.tree.leaves(found[0].params), jax.tree.leaves(expected[0].params), strict=True
     ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-
-
-def test_packed_examples_stand_one_after_another():
-    """Two rows of 9 tokens, IDs of two parts: spelled out by hand."""
-    batch = {
-        "encoder_input_tokens": np.array(
-            [[90, 1, 2, 0, 0], [91, 3, 4, 5, 6], [0, 0, 0, 0, 0], [92, 7, 8, 9, 10]] + [[0] * 5] * 2
-        ),
-        "decoder_target_tokens": np.array(
-            [[[3, 4], [0, 0]], [[5, 6], [7, 8]], [[0, 0]] * 2, [[0, 0], [1, 2]]]
-            + [[[0, 0]] * 2] * 2
-        ),
-        # The first item of the last example is no target: another example has it.
-        "num_visible": np.array([[3, 0], [3, 5], [0, 0], [0, 5], [0, 0], [0, 0]]),
-    }
-    packed = batching.pack(batch, examples.Packing(room=9, num_rows=2, most=3))
-    assert packed["encoder_input_tokens"].tolist() == [
-        [90, 1, 2, 91, 3, 4, 5, 6, 0],
-        [92, 7, 8, 9, 10, 0, 0, 0, 0],
-    ]
-    assert packed["encoder_segment_ids"].tolist() == [
-        [1, 1, 1, 2, 2, 2, 2, 2, 0],
-        [1, 1, 1, 1, 1, 0, 0, 0, 0],
-    ]
-    assert packed["decoder_target_tokens"].tolist() == [
-        [[3, 4], [5, 6], [7, 8], [0, 0]],
-        [[1, 2], [0, 0], [0, 0], [0, 0]],
-    ]
-    assert packed["decoder_segment_ids"].tolist() == [[1, 2, 2, 0], [1, 0, 0, 0]]
-    assert packed["num_visible"].tolist() == [[3, 6, 8, 0], [5, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("num_user_tokens", [0, 20])

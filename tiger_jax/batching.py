@@ -3,7 +3,8 @@
 Which examples make a batch, data/examples.py says.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,31 @@ def device_data(
     if vocab.num_user_tokens:
         data["user_tokens"] = vocab.user_tokens(sequences.user_ids)[training.user_rows]
     return jax.tree.map(jnp.asarray, data)
+
+
+def planned(
+    training: examples.Examples,
+    vocab: Vocabulary,
+    batch_size: int,
+    num_groups: int,
+    seed: int,
+    multiple: int = 1,
+) -> tuple[examples.LengthGroups | examples.Packing, Callable[[int], np.ndarray]]:
+    """What batches are made of, and epoch -> the batches of it; packed where targets are many.
+
+    Args:
+      training: the examples.
+      vocab: tells how many tokens one has.
+      batch_size: examples in a batch, or rows of packed ones.
+      num_groups, multiple: of `examples.length_groups`, where they are not packed.
+      seed: of the order.
+    """
+    if training.num_targets is None:
+        groups = examples.length_groups(training.lengths, batch_size, num_groups, multiple)
+        return groups, functools.partial(examples.epoch_plan, training.lengths, groups, seed)
+    sizes = training.lengths * vocab.id_length + bool(vocab.num_user_tokens)
+    packed = examples.packing(sizes, batch_size)
+    return packed, functools.partial(examples.packed_plan, sizes, packed, seed)
 
 
 def assemble(

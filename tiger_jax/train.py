@@ -135,15 +135,9 @@ def train(
         raise artifacts.InputError(f"order_noise is {order_noise}; give 0 or more items")
     training = _examples(sequences, train_on, max_history, network)
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
-    is_packed = training.num_targets is not None
-    if is_packed:
-        sizes = training.lengths * vocab.id_length + bool(num_user_tokens)
-        composition = examples.packing(sizes, batch_size)
-        plan = functools.partial(examples.packed_plan, sizes, composition, seed)
-    else:
-        sizes = training.lengths
-        composition = examples.length_groups(sizes, batch_size, num_groups, group_multiple)
-        plan = functools.partial(examples.epoch_plan, sizes, composition, seed)
+    composition, plan = batching.planned(
+        training, vocab, batch_size, num_groups, seed, group_multiple
+    )
 
     # --- Model and optimizer ---
     model = TigerModel(network, vocab, normalize)
@@ -163,7 +157,7 @@ def train(
         "normalize": normalize,
         "train_on": train_on,
         "order_noise": order_noise,
-        "packed": is_packed,
+        "packed": isinstance(composition, examples.Packing),
         "num_user_tokens": num_user_tokens,
         "max_history": max_history,
         "batch_size": batch_size,
