@@ -187,7 +187,7 @@ def train(
         "dataset": sequences.header["dataset"],
         "ids": ids,
         "num_steps": num_steps,
-        "batch_size": batch_size,
+        "batch_size": round(np.count_nonzero(plan(0) >= 0) / batches_per_epoch),
         "parameters": num_parameters(state.params),
         "num_eval_users": min(eval_users or sequences.num_users, sequences.num_users),
         "num_beams": num_beams,
