@@ -10,6 +10,7 @@ import test_train
 
 from tiger_jax import batching
 from tiger_jax.data import examples
+from tiger_jax.teacher import Teacher
 
 folder, loaded = test_train.folder, test_train.loaded
 
@@ -91,6 +92,7 @@ def test_packed_examples_stand_one_after_another():
         ),
         # The first item of the last example is no target: another example has it.
         "num_visible": np.array([[3, 0], [3, 5], [0, 0], [0, 5], [0, 0], [0, 0]]),
+        "places": np.array([[1, 0], [3, 4], [0, 0], [0, 7], [0, 0], [0, 0]]),
     }
     packed = batching.pack(batch, examples.Packing(room=9, num_rows=2, most=3))
     assert packed["encoder_input_tokens"].tolist() == [
@@ -107,3 +109,45 @@ def test_packed_examples_stand_one_after_another():
     ]
     assert packed["decoder_segment_ids"].tolist() == [[1, 2, 2, 0], [1, 0, 0, 0]]
     assert packed["num_visible"].tolist() == [[3, 6, 8, 0], [5, 0, 0, 0]]
+    assert packed["places"].tolist() == [[1, 3, 4, 0], [7, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", examples.KINDS)
+def test_every_target_knows_its_place(folder, kind):
+    sequences, table, vocabulary = loaded(folder)
+    made = examples.KINDS[kind](sequences, 6)
+    data = batching.device_data(made, sequences, table, vocabulary)
+    for batch_size in (4, 7):
+        composition, plan = batching.planned(made, vocabulary, batch_size, 2, 0)
+        for batch in batching.parts(data, composition, jnp.asarray(plan(0)[0]), 0.0, jax.random.key(0)):
+            expected = vocabulary.tokens(table.semantic_ids_NI[made.items[batch["places"]]])
+            is_target = np.asarray(batch["decoder_target_tokens"]).any(axis=-1)
+            assert is_target.any()
+            np.testing.assert_array_equal(
+                np.asarray(batch["decoder_target_tokens"])[is_target], expected[is_target]
+            )
+
+
+def test_a_taught_target_is_drawn_from_the_mixture(folder):
+    """A quarter of the weight is the teacher's, who expects two items 3 to 1."""
+    sequences, table, vocabulary = loaded(folder)
+    made = examples.prefix_examples(sequences, 6)
+    items_PQ = np.tile(np.array([5, 9], np.int32), (len(made.items), 1))
+    shares_PQ = np.tile(np.array([0.75, 0.25], np.float32), (len(made.items), 1))
+    teacher = Teacher(items_PQ, shares_PQ, {})
+    data = batching.device_data(made, sequences, table, vocabulary, teacher)
+    others = np.flatnonzero(~np.isin(made.items[made.targets], [5, 9]))
+    batch = batching.assemble(data, jnp.asarray(others[:100]), 6)
+    taught = jax.jit(batching.taught)(batch, data, 0.25, jax.random.key(0))
+    np.testing.assert_allclose(taught["shares"], [[0.75, 0.1875, 0.0625]] * 100)
+    np.testing.assert_array_equal(taught["expected_tokens"][:, 0], batch["decoder_target_tokens"])
+    tokens_QI = vocabulary.tokens(table.semantic_ids_NI[[5, 9]])
+    np.testing.assert_array_equal(taught["expected_tokens"][:, 1:], [tokens_QI] * 100)
+
+    def drawn(key):
+        taught = batching.taught(batch, data, 0.25, key)
+        targets_Q = taught["decoder_target_tokens"][:, None]
+        return jnp.mean(jnp.all(targets_Q == taught["expected_tokens"], axis=-1), axis=0)
+
+    found = jnp.mean(jax.vmap(drawn)(jax.random.split(jax.random.key(1), 500)), axis=0)
+    np.testing.assert_allclose(found, [0.75, 0.1875, 0.0625], atol=0.005)

@@ -8,7 +8,7 @@ from jax.test_util import check_grads
 
 from tiger_jax.artifacts import InputError
 from tiger_jax.model import layers
-from tiger_jax.model.model import TigerModel, num_parameters, shift_right
+from tiger_jax.model.model import TigerModel, num_parameters, shares_below, shift_right
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.products import product
 from tiger_jax.vocabulary import Vocabulary
@@ -207,6 +207,44 @@ def test_loss_is_the_log_probability_of_the_item(key, batch, normalize):
             expected[level] += np.log(np.exp(among).sum()) - logits[row, level, token]
     np.testing.assert_allclose(aux["level_losses"], expected, rtol=1e-5)
     np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", ["full", "level"])
+def test_a_drawn_item_costs_on_average_what_the_distribution_does(key, batch, normalize):
+    """Sum over items of share x loss of that item = -sum of share x log p(item), for 5 items.
+
+    Some share their first codes with others, one slot is empty.
+    """
+    model = TigerModel(small_config(), SMALL, normalize)
+    params = model.init(key)
+    tokens_QI = SMALL.tokens(np.array([[0, 1, 2], [0, 1, 0], [0, 3, 1], [4, 1, 2], [3, 0, 0]]))
+    tokens_QI = np.vstack([tokens_QI, np.zeros((1, 3), int)])
+    shares_Q = np.array([0.4, 0.3, 0.1, 0.15, 0.05, 0.0])
+
+    def losses(item, **expected):
+        targets = np.tile(tokens_QI[item], (4, 1))
+        changed = {**batch, "decoder_target_tokens": jnp.asarray(targets), **expected}
+        return model.loss_fn(params, changed, None)
+
+    expected = {
+        "expected_tokens": jnp.asarray(np.tile(tokens_QI, (4, 1, 1))),
+        "shares": jnp.asarray(np.tile(shares_Q, (4, 1))),
+    }
+    found, alone = ([losses(item, **kind)[0] for item in range(5)] for kind in (expected, {}))
+    assert np.dot(shares_Q[:5], found) == pytest.approx(np.dot(shares_Q[:5], alone), rel=1e-5)
+    # The last part of an ID that nobody else begins like is the item's alone.
+    with_others, by_itself = (losses(4, **kind)[1]["level_losses"] for kind in (expected, {}))
+    np.testing.assert_allclose(with_others[1:], by_itself[1:], rtol=1e-5)
+    assert abs(with_others[0] - by_itself[0]) > 1e-3
+
+
+def test_shares_below_a_prefix_as_worked_by_hand():
+    tokens_XQT = jnp.array([[[1, 2], [1, 3], [4, 2], [1, 2]]])
+    shares_XQ = jnp.array([[0.1, 0.2, 0.5, 0.2]])
+    found = shares_below(jnp.array([[1, 2]]), tokens_XQT, shares_XQ)
+    np.testing.assert_allclose(
+        found[0].T, [[0.1, 0.2, 0.5, 0.2], [0.2, 0.4, 0.0, 0.4]], rtol=1e-6
+    )
 
 
 def test_later_targets_do_not_reach_earlier_logits(key, batch):

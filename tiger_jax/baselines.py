@@ -165,9 +165,7 @@ class CountsWithContent(Baseline):
         self.temperature = temperature
         centred_NE = content_embeddings_NE - content_embeddings_NE.mean(axis=0)
         self.centred_NE = _with_padding_row(centred_NE)
-        counts_NN = transition_counts(training_sequences, self.num_items, _MAX_DISTANCE, _BACKWARD)
-        row_sums_N = np.maximum(counts_NN.sum(axis=1), _TINY)
-        self.counts_NN = scipy.sparse.diags_array(row_sums_N**-0.5) @ counts_NN
+        self.counts_NN = neighbour_counts(training_sequences, self.num_items)
 
     def scores(self, histories: Histories) -> np.ndarray:
         """The mixture, [B, N + 1]; sums to one over the items."""
@@ -177,10 +175,8 @@ class CountsWithContent(Baseline):
     def parts(self, histories: Histories) -> tuple[np.ndarray, np.ndarray]:
         """Counts, summing to one over the items, and cosines; both [B, N + 1]."""
         profile_BN = _recency_profile(histories, self.num_items)
-        counts_BN = (profile_BN @ self.counts_NN).toarray()
-        counts_BN /= np.maximum(counts_BN.sum(axis=1, keepdims=True), _TINY)
         cosines_BN = directions(profile_BN @ self.centred_NE) @ directions(self.centred_NE).T
-        return counts_BN, cosines_BN
+        return near_last_items(histories, self.counts_NN), cosines_BN
 
 
 def choose_mixture(
@@ -235,6 +231,24 @@ def transition_counts(
         weights = np.full(len(pairs[0]), 1 / distance, np.float32)
         counts_NN += scipy.sparse.csr_array((weights, pairs), shape=shape)
     return counts_NN + backward * counts_NN.T
+
+
+def neighbour_counts(sequences: Histories, num_items: int) -> scipy.sparse.csr_array:
+    """The counts of `CountsWithContent`, not divided by anything yet, float32 [N + 1, N + 1]."""
+    return transition_counts(sequences, num_items, _MAX_DISTANCE, _BACKWARD)
+
+
+def near_last_items(histories: Histories, counts_NM: scipy.sparse.csr_array) -> np.ndarray:
+    """Shares of the counts near a history's last items, [B, M]; no counts, no shares.
+
+    Args:
+      histories: numbers of rows of the counts, the first row's is 0 and belongs to none.
+      counts_NM: of each row's neighbours; a row counts divided by the square root of its sum.
+    """
+    row_sums_N = np.maximum(counts_NM.sum(axis=1), _TINY)
+    profile_BN = _recency_profile(histories, len(row_sums_N) - 1)
+    counts_BM = (profile_BN * row_sums_N**-0.5 @ counts_NM).toarray()
+    return counts_BM / np.maximum(counts_BM.sum(axis=1, keepdims=True), _TINY)
 
 
 def best_items(scores_BN: np.ndarray, num_results: int) -> RankedItems:

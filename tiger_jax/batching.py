@@ -13,13 +13,21 @@ import numpy as np
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.semantic_ids.table import SemanticIdTable
+from tiger_jax.teacher import Teacher
 from tiger_jax.vocabulary import Vocabulary
 
 
 def device_data(
-    training: examples.Examples, sequences: Sequences, table: SemanticIdTable, vocab: Vocabulary
+    training: examples.Examples,
+    sequences: Sequences,
+    table: SemanticIdTable,
+    vocab: Vocabulary,
+    teacher: Teacher | None = None,
 ) -> dict[str, jax.Array]:
-    """All that `assemble` needs, on the device: item numbers, user tokens, tokens of items."""
+    """All that batches need, on the device: item numbers, user tokens, tokens of items.
+
+    And where there is a teacher, the items that it expects.
+    """
     data = {
         "items": training.items,
         "targets": training.targets,
@@ -30,6 +38,8 @@ def device_data(
         data["num_targets"] = training.num_targets
     if vocab.num_user_tokens:
         data["user_tokens"] = vocab.user_tokens(sequences.user_ids)[training.user_rows]
+    if teacher is not None:
+        data["expected_items"], data["shares"] = teacher.items_PQ, teacher.shares_PQ
     return jax.tree.map(jnp.asarray, data)
 
 
@@ -97,12 +107,16 @@ def assemble(
     batch = {"encoder_input_tokens": tokens}
     if "num_targets" not in data:
         next_items = jnp.take_along_axis(items_BW, lengths, axis=1)[:, 0]
-        return batch | {"decoder_target_tokens": data["tokens_NI"][next_items]}
+        return batch | {
+            "decoder_target_tokens": data["tokens_NI"][next_items],
+            "places": targets[:, 0],
+        }
     is_target = (places < lengths) & (places >= lengths - data["num_targets"][rows_B][:, None])
     next_items = jnp.where(is_target, items_BW[:, 1:], 0)
     num_padding = (capacity - 1 - places) * data["tokens_NI"].shape[1]
     return batch | {
         "decoder_target_tokens": data["tokens_NI"][next_items],
+        "places": jnp.where(is_target, targets - lengths + 1 + places, 0),
         "num_visible": jnp.where(is_target, tokens.shape[1] - num_padding, 0),
     }
 
@@ -174,13 +188,43 @@ def pack(batch: dict[str, jax.Array], packed: examples.Packing) -> dict[str, jax
     num_targets = packed.room // id_length
     packed_tokens, segment_ids = first(tokens, tokens > 0, packed.room)
     packed_targets, target_segment_ids = first(targets, is_target, num_targets)
+    packed_places, _ = first(batch["places"], is_target, num_targets)
     ends, _ = first(num_visible + starts_RE.reshape(-1, 1), is_target, num_targets)
     return {
         "encoder_input_tokens": packed_tokens,
         "encoder_segment_ids": segment_ids,
         "decoder_target_tokens": packed_targets,
+        "places": packed_places,
         "decoder_segment_ids": target_segment_ids,
         "num_visible": ends,
+    }
+
+
+def taught(
+    batch: dict[str, jax.Array], data: dict[str, jax.Array], weight: float, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The batch with what a teacher expects in the place of every target, beside what came.
+
+    Args:
+      batch: from `parts`.
+      data: from `device_data`, with a teacher.
+      weight: of the teacher; 1 - weight is that of the item that came.
+      key: of the draws.
+
+    Returns:
+      The batch, in which each "decoder_target_tokens" are an item drawn from that distribution,
+      with "expected_tokens" [..., Q + 1, I] and "shares" [..., Q + 1], which say all of it.
+    """
+    came_I = batch["decoder_target_tokens"]
+    expected = data["tokens_NI"][data["expected_items"][batch["places"]]]
+    tokens_QI = jnp.concatenate([came_I[..., None, :], expected], axis=-2)
+    shares_Q = weight * data["shares"][batch["places"]]
+    shares_Q = jnp.concatenate([jnp.full_like(shares_Q[..., :1], 1 - weight), shares_Q], axis=-1)
+    drawn = jax.random.categorical(key, jnp.log(shares_Q))[..., None, None]
+    return batch | {
+        "decoder_target_tokens": jnp.take_along_axis(tokens_QI, drawn, axis=-2)[..., 0, :],
+        "expected_tokens": tokens_QI,
+        "shares": shares_Q,
     }
 
 

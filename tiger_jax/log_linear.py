@@ -41,13 +41,18 @@ def counted(training_sequences: Histories, content_embeddings_NE: np.ndarray) ->
     def opinions(histories: Histories) -> dict[str, np.ndarray]:
         counts_BN, cosines_BN = counts.parts(histories)
         return {
-            "co_occurrence": np.log(counts_BN + _NONE),
+            "co_occurrence": log_shares(counts_BN),
             "content": cosines_BN,
             "popularity": np.tile(np.log1p(popularity_N), (len(histories), 1)),
             "transitions": np.log1p(transitions_NN[baselines.last_items(histories)].toarray()),
         }
 
     return opinions
+
+
+def log_shares(counts_BN: np.ndarray) -> np.ndarray:
+    """The opinion "co_occurrence" of shares of the counts."""
+    return np.log(counts_BN + _NONE)
 
 
 class LogLinear(Baseline):

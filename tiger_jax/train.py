@@ -29,6 +29,7 @@ from tiger_jax.model.network import NetworkConfig
 from tiger_jax.report import train as report
 from tiger_jax.run_log import RunLog
 from tiger_jax.semantic_ids.table import SemanticIdTable
+from tiger_jax.teacher import Teacher
 from tiger_jax.train_state import TrainState
 from tiger_jax.validation import make_validation
 from tiger_jax.vocabulary import Vocabulary
@@ -43,6 +44,8 @@ _OLDER = {
     "group_multiple": 1,
     "train_on": "prefixes",
     "order_noise": 0.0,
+    "teacher_weight": 0.0,
+    "teacher": "",
     "packed": False,
     "network": {
         field.name: field.default
@@ -66,6 +69,7 @@ def train(
     normalize: str = "full",
     train_on: str = "prefixes",
     order_noise: float = 0.0,
+    teacher_weight: float = 0.0,
     eval_period: int = 500,
     eval_users: int = 2000,
     num_beams: int = 30,
@@ -101,6 +105,8 @@ def train(
       order_noise: the items of an example change places, by another chance each time: they stand in
         the order of their places plus normal noise of this standard deviation. Dates are days, so
         that much of the order is chance to begin with.
+      teacher_weight: share of the loss that goes to what counts and content expect in the place of
+        the next item (tiger_jax.teach), rather than to the item that came; 0 for no teacher.
       eval_period: steps between validations; each leaves a checkpoint.
       eval_users: size of the fixed sample of users validated on; 0 for all.
       num_beams: width of the validation's beam.
@@ -133,6 +139,9 @@ def train(
     _require_whole_calls(steps_per_call, num_steps=num_steps, eval_period=eval_period)
     if not 0 <= order_noise < np.inf:
         raise artifacts.InputError(f"order_noise is {order_noise}; give 0 or more items")
+    if not 0 <= teacher_weight <= 1:
+        raise artifacts.InputError(f"teacher_weight is {teacher_weight}; give 0 to 1")
+    teacher = Teacher.load(folder, sequences) if teacher_weight else None
     training = _examples(sequences, train_on, max_history, network)
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
     composition, plan = batching.planned(
@@ -142,9 +151,9 @@ def train(
     # --- Model and optimizer ---
     model = TigerModel(network, vocab, normalize)
     state = TrainState.create(model.init(jax.random.key(seed)), optimizer)
-    step_fn = make_step_fn(model, optimizer, composition, seed, devices, order_noise)
+    step_fn = make_step_fn(model, optimizer, composition, seed, devices, order_noise, teacher_weight)
     data = mesh.put(
-        batching.device_data(training, sequences, table, vocab), mesh.everywhere(devices)
+        batching.device_data(training, sequences, table, vocab, teacher), mesh.everywhere(devices)
     )
 
     # --- Resume ---
@@ -157,6 +166,8 @@ def train(
         "normalize": normalize,
         "train_on": train_on,
         "order_noise": order_noise,
+        "teacher_weight": teacher_weight,
+        "teacher": teacher.checksum() if teacher else "",
         "packed": isinstance(composition, examples.Packing),
         "num_user_tokens": num_user_tokens,
         "max_history": max_history,
@@ -273,13 +284,14 @@ def make_step_fn(
     seed: int,
     devices: jax.sharding.Mesh | None = None,
     order_noise: float = 0.0,
+    teacher_weight: float = 0.0,
 ):
     """The compiled update: (state, data, rows [n, B]) -> (state, level losses [n, I]).
 
     One call takes n steps without a word to the host. The state's memory is reused. The loss is
     the mean over the batch's items of -log p(item); level losses are its parts, in nats. The
     devices share each part of the batch (`batching.parts`); where None there is one. `order_noise`
-    as in `batching.assemble`.
+    as in `batching.assemble`, `teacher_weight` as in `batching.taught`.
     """
     devices = devices or mesh.make(1, 1, model.config.num_heads)
 
@@ -288,7 +300,10 @@ def make_step_fn(
         parts = batching.parts(data, composition, rows_B, order_noise, key)
         for index, batch in enumerate(parts):
             batch = jax.lax.with_sharding_constraint(batch, mesh.shared_by_data(devices))
-            loss, aux = model.loss_fn(params, batch, jax.random.fold_in(key, index))
+            part_key = jax.random.fold_in(key, index)
+            if teacher_weight:
+                batch = batching.taught(batch, data, teacher_weight, jax.random.fold_in(part_key, 1))
+            loss, aux = model.loss_fn(params, batch, part_key)
             total += loss
             level_losses += aux["level_losses"]
             num_targets += aux["num_targets"]

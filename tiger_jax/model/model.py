@@ -89,7 +89,14 @@ class TigerModel:
             rngs=None if dropout_key is None else {"dropout": dropout_key},
             method="states",
         )
-        losses_XT = self.token_losses(params, states_XTD, targets_XT)
+        expected = None
+        if "shares" in batch:
+            tokens = batch["expected_tokens"]
+            expected = (
+                tokens.reshape(-1, *tokens.shape[-2:]),
+                batch["shares"].reshape(-1, tokens.shape[-2]),
+            )
+        losses_XT = self.token_losses(params, states_XTD, targets_XT, expected)
         num_targets = len(targets_XT)
         if num_visible is not None:
             is_item_X1 = num_visible.reshape(-1, 1) > 0
@@ -100,18 +107,33 @@ class TigerModel:
             "num_targets": num_targets,
         }
 
-    def token_losses(self, params: dict, states_XTD: jax.Array, targets_XT: jax.Array) -> jax.Array:
+    def token_losses(
+        self,
+        params: dict,
+        states_XTD: jax.Array,
+        targets_XT: jax.Array,
+        expected: tuple[jax.Array, jax.Array] | None = None,
+    ) -> jax.Array:
         """-log p of each target token, nats [X, T]; T counts from the first part of the ID.
 
         Args:
           params: the parameters.
           states_XTD: of the network before each target token.
           targets_XT: the tokens.
+          expected: tokens [X, Q, T] and shares [X, Q] of Q items, the targets' among them: -log p
+            is then the mean over those that begin as the target does.
         """
         variables = {"params": params}
+        if expected is None:
+            tokens_XQT, shares_XQT = targets_XT[:, None], jnp.ones_like(targets_XT[:, None])
+        else:
+            tokens_XQT, shares_XQ = expected
+            shares_XQT = shares_below(targets_XT, tokens_XQT, shares_XQ)
         if self.normalize == "full":
             logits_XTV = self.module.apply(variables, states_XTD, method="logits")
-            return _cross_entropy(logits_XTV, targets_XT)
+            return _cross_entropy(
+                logits_XTV, tokens_XQT.swapaxes(1, 2), shares_XQT.swapaxes(1, 2)
+            )
         offsets = self.vocabulary.level_offsets.tolist()
         levels = []
         for level, size in enumerate(self.vocabulary.codebook_sizes):
@@ -119,7 +141,9 @@ class TigerModel:
             logits_XC = self.module.apply(
                 variables, states_XTD[:, level], offsets[level], size, method="logits_of"
             )
-            levels.append(_cross_entropy(logits_XC, targets_XT[:, level] - offsets[level]))
+            # Slots without an item hold padding, which is no code.
+            codes_XQ = jnp.maximum(tokens_XQT[..., level] - offsets[level], 0)
+            levels.append(_cross_entropy(logits_XC, codes_XQ, shares_XQT[..., level]))
         return jnp.stack(levels, axis=1)
 
 
@@ -133,7 +157,23 @@ def num_parameters(params: dict) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
-def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """-log softmax(logits)[target]: [..., V], [...] -> [...]."""
-    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - picked
+def shares_below(
+    targets_XT: jax.Array, tokens_XQT: jax.Array, shares_XQ: jax.Array
+) -> jax.Array:
+    """Share of each of Q items among those that have the target's first tokens, [X, Q, T].
+
+    At part t of an ID those count that agree with the target in all parts before it; their shares
+    sum to 1.
+    """
+    agrees_XQT = tokens_XQT == targets_XT[:, None]
+    begins_XQT = jnp.cumprod(agrees_XQT, axis=-1)
+    begins_XQT = jnp.pad(begins_XQT[..., :-1], ((0, 0), (0, 0), (1, 0)), constant_values=1)
+    shares_XQT = shares_XQ[..., None] * begins_XQT
+    totals_X1T = jnp.sum(shares_XQT, axis=1, keepdims=True)
+    return shares_XQT / jnp.maximum(totals_X1T, np.finfo(np.float32).tiny)
+
+
+def _cross_entropy(logits: jax.Array, tokens: jax.Array, shares: jax.Array) -> jax.Array:
+    """-log softmax(logits) of Q tokens, by their shares: [..., V], [..., Q], [..., Q] -> [...]."""
+    picked = jnp.take_along_axis(logits, tokens, axis=-1)
+    return jax.nn.logsumexp(logits, axis=-1) - jnp.sum(shares * picked, axis=-1)

@@ -1,0 +1,59 @@
+"""Writes down what counts and content expect at every place of the training sequences.
+
+`python -m tiger_jax.train --teacher_weight=0.5` then learns from it beside the items that came.
+"""
+
+import pathlib
+
+from tiger_jax import artifacts, command_line, fusion, log_linear, teacher
+from tiger_jax.data import content
+from tiger_jax.data.sequences import SEQUENCES, Sequences
+
+_EXAMPLES = """
+python -m tiger_jax.teach --folder=work/beauty_minilm
+python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --teacher_weight=0.5
+"""
+
+
+def teach(folder: str, num_expected: int = 50, num_users: int = 4096, seed: int = 0) -> dict:
+    """Writes FOLDER/teacher.npz, from the training sequences.
+
+    The exponents of the opinions are those that make the next items of validation users likeliest;
+    test items are not read.
+
+    Args:
+      folder: the prepared folder.
+      num_expected: items to keep of each place, the likeliest ones.
+      num_users: size of the random sample of validation users; 0 for all.
+      seed: of the sample.
+    """
+    sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
+    embeddings_NE, source = content.load_embeddings(folder)
+    _, _, histories, targets = sequences.sampled_split("validation", num_users, seed)
+    opinions = fusion.load_opinions(folder, sequences)
+    names = tuple(opinions(histories[:1]))
+    exponents = log_linear.choose_exponents(
+        opinions, sequences.num_items, histories, targets, names
+    )
+    found = teacher.teach(sequences.training_sequences(), embeddings_NE, exponents, num_expected)
+    header = {
+        "sequences": sequences.checksum(),
+        "content": source["checksum"],
+        "num_users": len(histories),
+        "seed": seed,
+        **artifacts.provenance(),
+    }
+    found.save(folder, header)
+    print(", ".join(f"{name} {value:.2f}" for name, value in exponents.items()))
+    return {"exponents": exponents}
+
+
+def main(argv=None):
+    """Runs the verb from the command line."""
+    command_line.run(teach, argv, examples=_EXAMPLES)
+
+
+if __name__ == "__main__":
+    from tiger_jax.teach import main
+
+    main()

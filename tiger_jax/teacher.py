@@ -1,0 +1,166 @@
+"""What counts and content expect at every place of the training sequences: soft targets.
+
+A teacher for knowledge distillation (Hinton et al. 2015). It must not know the answer: each user's
+own interactions are taken out of the counts before they say what comes next in that sequence.
+"""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.sparse
+
+from tiger_jax import artifacts, baselines, log_linear
+from tiger_jax.baselines import Histories
+from tiger_jax.data.sequences import Sequences
+from tiger_jax.frequency import training_frequency
+from tiger_jax.log_linear import Opinions
+from tiger_jax.metrics import flat_histories
+
+_FILE = "teacher.npz"
+_KIND = "teacher"
+_TEACH = "python -m tiger_jax.teach"
+# Places whose opinions on all items are held at once.
+_AT_ONCE = 256
+# Weighted counts below are rounding; the least that is counted is 1/6.
+_NOTHING = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """Items to expect at every place of the training sequences, one after another.
+
+    Attributes:
+      items_PQ: their numbers, the likeliest first, int32 [P, Q]; 0 in slots without an item.
+      shares_PQ: of the Q items' probability, float32 [P, Q]; 0 at the first place of a user.
+      exponents: of the opinions that were multiplied.
+    """
+
+    items_PQ: np.ndarray
+    shares_PQ: np.ndarray
+    exponents: dict[str, float]
+
+    def checksum(self) -> str:
+        """Identifies what it expects."""
+        return artifacts.checksum(self.items_PQ, self.shares_PQ)
+
+    def save(self, folder: str | os.PathLike, header: dict) -> None:
+        """Writes FOLDER/teacher.npz."""
+        artifacts.save_arrays(
+            pathlib.Path(folder, _FILE),
+            _KIND,
+            {**header, "exponents": self.exponents},
+            items=self.items_PQ,
+            shares=self.shares_PQ,
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, sequences: Sequences) -> "Teacher":
+        """Reads it.
+
+        Raises:
+          InputError: the file is missing, damaged, or of other sequences.
+        """
+        path = pathlib.Path(folder, _FILE)
+        header, arrays = artifacts.load_arrays(path, _KIND, _TEACH)
+        if header["sequences"] != sequences.checksum():
+            raise artifacts.InputError(
+                f"{path} is of other sequences than {folder} holds now; run {_TEACH} again"
+            )
+        return cls(arrays["items"], arrays["shares"], header["exponents"])
+
+
+def teach(
+    training_sequences: Histories,
+    content_embeddings_NE: np.ndarray,
+    exponents: dict[str, float],
+    num_expected: int,
+) -> Teacher:
+    """The items that the product of opinions expects at every place, histories left out.
+
+    Args:
+      training_sequences: item numbers of each user, without validation and test items.
+      content_embeddings_NE: [N, E], row i belongs to item number i + 1.
+      exponents: of the opinions (`log_linear.counted`).
+      num_expected: Q, items to keep of each place.
+    """
+    opinions = held_out(training_sequences, content_embeddings_NE)
+    items, shares = [], []
+    for some in _batches(training_sequences):
+        log_probs_PN = log_linear.log_probabilities(opinions(some), exponents)
+        histories = _histories(some)
+        log_probs_PN[flat_histories(histories)] = -np.inf
+        expected = baselines.best_items(log_probs_PN, num_expected)
+        shares_PQ = np.exp(expected.scores - expected.scores[:, :1])
+        shares_PQ /= shares_PQ.sum(axis=1, keepdims=True)
+        has_history_P = np.array([len(history) > 0 for history in histories])
+        items.append(expected.item_numbers)
+        shares.append(shares_PQ * has_history_P[:, None])
+    return Teacher(np.concatenate(items), np.concatenate(shares), exponents)
+
+
+def held_out(training_sequences: Histories, content_embeddings_NE: np.ndarray) -> Opinions:
+    """Opinions at every place of training sequences, given what stands before it there.
+
+    Training sequences -> those of `log_linear.counted` after each of their histories, [P, N + 1],
+    as if the user had never been counted: among a user's own counts the next item would stand out.
+    """
+    opinions = log_linear.counted(training_sequences, content_embeddings_NE)
+    num_items = len(content_embeddings_NE)
+    near_NN = baselines.neighbour_counts(training_sequences, num_items)
+    next_NN = baselines.transition_counts(training_sequences, num_items)
+    popularity_N = training_frequency(training_sequences, num_items).astype(np.float32)
+
+    def opinions_held_out(sequences: Histories) -> dict[str, np.ndarray]:
+        # Each user's items get numbers of their own, G in all: what is counted among those
+        # numbers is the user's own.
+        own, items_G = _own_numbers(sequences)
+        num_own = len(items_G) - 1
+        item_GN = scipy.sparse.csr_array(
+            (np.ones(len(items_G), np.float32), (np.arange(len(items_G)), items_G)),
+            shape=(len(items_G), num_items + 1),
+        )
+
+        def left(counts_NN, own_GG):
+            counts_GN = counts_NN[items_G] - own_GG @ item_GN
+            counts_GN.data[counts_GN.data < _NOTHING] = 0
+            return counts_GN
+
+        near_GN = left(near_NN, baselines.neighbour_counts(own, num_own))
+        next_GN = left(next_NN, baselines.transition_counts(own, num_own))
+        own_histories = _histories(own)
+        popularity_PN = np.tile(popularity_N, (len(own_histories), 1))
+        all_items = [items for items in sequences for _ in items]
+        np.subtract.at(popularity_PN, flat_histories(all_items), 1)
+        counts_PN = baselines.near_last_items(own_histories, near_GN)
+        return opinions(_histories(sequences)) | {
+            "co_occurrence": log_linear.log_shares(counts_PN),
+            "popularity": np.log1p(popularity_PN),
+            "transitions": np.log1p(next_GN[baselines.last_items(own_histories)].toarray()),
+        }
+
+    return opinions_held_out
+
+
+def _own_numbers(sequences: Histories) -> tuple[list[np.ndarray], np.ndarray]:
+    """Sequences in numbers from 1 on that no two users share, and the item of each, 0 of 0."""
+    rows_H, items_H = flat_histories(sequences)
+    pairs_2G, numbers_H = np.unique(np.stack([rows_H, items_H]), axis=1, return_inverse=True)
+    ends = np.cumsum([len(items) for items in sequences])[:-1]
+    return np.split(numbers_H.ravel() + 1, ends), np.concatenate([[0], pairs_2G[1]])
+
+
+def _histories(sequences: Histories) -> list[np.ndarray]:
+    """What stands before each place of the sequences, one after another."""
+    return [items[:place] for items in sequences for place in range(len(items))]
+
+
+def _batches(sequences: Histories) -> Iterator[Histories]:
+    """Some sequences at a time, of not many more than `_AT_ONCE` places together."""
+    starts = np.cumsum([0, *(len(items) for items in sequences)])[:-1]
+    firsts = [*np.unique(starts // _AT_ONCE, return_index=True)[1], len(sequences)]
+    for first, last in itertools.pairwise(firsts):
+        yield sequences[first:last]
