@@ -10,7 +10,7 @@ import test_train
 
 from tiger_jax import batching
 from tiger_jax.data import examples
-from tiger_jax.teacher import Teacher
+from tiger_jax.data.soft_targets import SoftTargets
 
 folder, loaded = test_train.folder, test_train.loaded
 
@@ -119,7 +119,9 @@ def test_every_target_knows_its_place(folder, kind):
     data = batching.device_data(made, sequences, table, vocabulary)
     for batch_size in (4, 7):
         composition, plan = batching.planned(made, vocabulary, batch_size, 2, 0)
-        for batch in batching.parts(data, composition, jnp.asarray(plan(0)[0]), 0.0, jax.random.key(0)):
+        for batch in batching.parts(
+            data, composition, jnp.asarray(plan(0)[0]), 0.0, jax.random.key(0)
+        ):
             expected = vocabulary.tokens(table.semantic_ids_NI[made.items[batch["places"]]])
             is_target = np.asarray(batch["decoder_target_tokens"]).any(axis=-1)
             assert is_target.any()
@@ -134,8 +136,8 @@ def test_a_taught_target_is_drawn_from_the_mixture(folder):
     made = examples.prefix_examples(sequences, 6)
     items_PQ = np.tile(np.array([5, 9], np.int32), (len(made.items), 1))
     shares_PQ = np.tile(np.array([0.75, 0.25], np.float32), (len(made.items), 1))
-    teacher = Teacher(items_PQ, shares_PQ, {})
-    data = batching.device_data(made, sequences, table, vocabulary, teacher)
+    soft_targets = SoftTargets(items_PQ, shares_PQ, {})
+    data = batching.device_data(made, sequences, table, vocabulary, soft_targets)
     others = np.flatnonzero(~np.isin(made.items[made.targets], [5, 9]))
     batch = batching.assemble(data, jnp.asarray(others[:100]), 6)
     taught = jax.jit(batching.taught)(batch, data, 0.25, jax.random.key(0))

@@ -43,6 +43,8 @@ FLOORS = {
     "diversity": 7,
     "log_linear": 5,
     "fusion": 6,
+    "teacher": 6,
+    "teach": 7,
     "fuse": 7,
     "eval": 7,
     "runs": 6,
@@ -87,6 +89,7 @@ OUTSIDE = {
     "run_log": set(),
     "products": {"jax"},
     "baselines": SCIENCE | {"scipy"},
+    "teacher": SCIENCE | {"scipy"},
     "t5x_environment": set(),
     "t5x_adapter": {"jax", "seqio", "t5x", "tensorflow"},
 }

@@ -242,9 +242,7 @@ def test_shares_below_a_prefix_as_worked_by_hand():
     tokens_XQT = jnp.array([[[1, 2], [1, 3], [4, 2], [1, 2]]])
     shares_XQ = jnp.array([[0.1, 0.2, 0.5, 0.2]])
     found = shares_below(jnp.array([[1, 2]]), tokens_XQT, shares_XQ)
-    np.testing.assert_allclose(
-        found[0].T, [[0.1, 0.2, 0.5, 0.2], [0.2, 0.4, 0.0, 0.4]], rtol=1e-6
-    )
+    np.testing.assert_allclose(found[0].T, [[0.1, 0.2, 0.5, 0.2], [0.2, 0.4, 0.0, 0.4]], rtol=1e-6)
 
 
 def test_later_targets_do_not_reach_earlier_logits(key, batch):

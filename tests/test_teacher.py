@@ -6,7 +6,7 @@ import pytest
 from tiger_jax import log_linear, teacher
 from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import Sequences
-from tiger_jax.teacher import Teacher
+from tiger_jax.data.soft_targets import SoftTargets
 
 NUM_ITEMS = 12
 EXPONENTS = {"co_occurrence": 1.5, "content": 3.0, "popularity": 0.2, "transitions": 0.5}
@@ -21,34 +21,34 @@ def training():
 
 
 @pytest.fixture(scope="module")
-def embeddings_NE():
+def embeddings():
     return np.random.default_rng(1).normal(size=(NUM_ITEMS, 5)).astype(np.float32)
 
 
-def counted_without(training, embeddings_NE, user):
+def counted_without(training, embeddings, user):
     """Opinions after every history of a user whom nobody has counted."""
-    others = log_linear.counted(training[:user] + training[user + 1 :], embeddings_NE)
+    others = log_linear.counted(training[:user] + training[user + 1 :], embeddings)
     return others([training[user][:place] for place in range(len(training[user]))])
 
 
-def test_opinions_are_those_of_counts_that_never_saw_the_user(training, embeddings_NE):
-    found = teacher.held_out(training, embeddings_NE)(training)
+def test_opinions_are_those_of_counts_that_never_saw_the_user(training, embeddings):
+    found = teacher.held_out(training, embeddings)(training)
     first = 0
     for user, items in enumerate(training):
         rows = slice(first, first + len(items))
         first += len(items)
-        for name, opinion_PN in counted_without(training, embeddings_NE, user).items():
+        for name, opinion_PN in counted_without(training, embeddings, user).items():
             np.testing.assert_allclose(found[name][rows, 1:], opinion_PN[:, 1:], atol=1e-5)
     assert first == len(found["content"])
 
 
-@pytest.mark.parametrize("num_expected", (4, 11))
-def test_the_likeliest_items_that_the_history_lacks(training, embeddings_NE, num_expected):
+@pytest.mark.parametrize("num_expected", [4, 11])
+def test_the_likeliest_items_that_the_history_lacks(training, embeddings, num_expected):
     """Against sorting exp(sum of exponent x opinion) over all items, place by place."""
-    found = teacher.teach(training, embeddings_NE, EXPONENTS, num_expected)
+    found = teacher.teach(training, embeddings, EXPONENTS, num_expected)
     place = 0
     for user, items in enumerate(training):
-        opinions = counted_without(training, embeddings_NE, user)
+        opinions = counted_without(training, embeddings, user)
         scores_PN = sum(EXPONENTS[name] * opinion for name, opinion in opinions.items())
         assert not found.shares_PQ[place].any(), "nothing comes before a user's first item"
         for index in range(1, len(items)):
@@ -67,26 +67,28 @@ def test_the_likeliest_items_that_the_history_lacks(training, embeddings_NE, num
     assert place == len(found.items_PQ)
 
 
-def test_batches_of_users_change_nothing(training, embeddings_NE, monkeypatch):
-    whole = teacher.teach(training, embeddings_NE, EXPONENTS, 4)
+def test_batches_of_users_change_nothing(training, embeddings, monkeypatch):
+    whole = teacher.teach(training, embeddings, EXPONENTS, 4)
     monkeypatch.setattr(teacher, "_AT_ONCE", 5)
-    parts = teacher.teach(training, embeddings_NE, EXPONENTS, 4)
+    parts = teacher.teach(training, embeddings, EXPONENTS, 4)
     np.testing.assert_array_equal(parts.items_PQ, whole.items_PQ)
     np.testing.assert_allclose(parts.shares_PQ, whole.shares_PQ, rtol=1e-5)
 
 
-def test_a_saved_teacher_is_of_its_sequences(tmp_path):
+def test_saved_soft_targets_are_of_their_sequences(tmp_path):
     item_ids = ("", "a", "b", "c")
     sequences, others = (
-        Sequences(("ann",), item_ids, np.array(items, np.int32), np.array([0, 4]), {"dataset": "own"})
+        Sequences(
+            ("ann",), item_ids, np.array(items, np.int32), np.array([0, 4]), {"dataset": "own"}
+        )
         for items in ([1, 2, 3, 1], [1, 2, 3, 2])
     )
-    found = Teacher(np.array([[1, 2]], np.int32), np.array([[0.5, 0.5]], np.float32), EXPONENTS)
+    found = SoftTargets(np.array([[1, 2]], np.int32), np.array([[0.5, 0.5]], np.float32), EXPONENTS)
     found.save(tmp_path, {"sequences": sequences.checksum()})
-    loaded = Teacher.load(tmp_path, sequences)
+    loaded = SoftTargets.load(tmp_path, sequences)
     assert loaded.checksum() == found.checksum()
     assert loaded.exponents == EXPONENTS
-    with pytest.raises(InputError, match="is of other sequences .*tiger_jax.teach"):
-        Teacher.load(tmp_path, others)
-    with pytest.raises(InputError, match="tiger_jax.teach"):
-        Teacher.load(tmp_path / "elsewhere", sequences)
+    with pytest.raises(InputError, match=r"is of other sequences .*tiger_jax\.teach"):
+        SoftTargets.load(tmp_path, others)
+    with pytest.raises(InputError, match=r"tiger_jax\.teach"):
+        SoftTargets.load(tmp_path / "elsewhere", sequences)

@@ -17,10 +17,11 @@ import pytest
 import test_report
 import test_run_log
 
-from tiger_jax import batching, checkpoints, prepare, run_log, train, train_state
+from tiger_jax import batching, checkpoints, prepare, run_log, teach, train, train_state
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, examples
 from tiger_jax.data.sequences import Sequences
+from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.model.model import TigerModel
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -188,6 +189,29 @@ def test_a_step_on_packed_sequences_is_the_step_on_all_their_prefixes(folder, nu
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_a_teacher_who_expects_what_came_changes_nothing(folder):
+    """On packed sequences with noise in their order, whose places the teacher does not follow."""
+    sequences, table, vocabulary = loaded(folder)
+    network = dataclasses.replace(NETWORK, dropout_rate=0.0, causal_encoder=True)
+    model = TigerModel(network, vocabulary, "level")
+    optimizer = optax.sgd(0.1)
+    made = examples.sequence_examples(sequences, 6)
+    packed, plan = batching.planned(made, vocabulary, 10, 1, 0)
+    expected_PQ = np.stack([made.items, np.zeros_like(made.items)], axis=1)
+    soft_targets = SoftTargets(expected_PQ, np.tile(np.float32([1, 0]), (len(made.items), 1)), {})
+    (taught, losses), (plain, plain_losses) = (
+        train.make_step_fn(model, optimizer, packed, seed=0, teacher_weight=weight)(
+            train_state.TrainState.create(model.init(jax.random.key(0)), optimizer),
+            batching.device_data(made, sequences, table, vocabulary, soft_targets),
+            plan(0)[:2],
+        )
+        for weight in (0.7, 0.0)
+    )
+    np.testing.assert_allclose(losses, plain_losses, rtol=1e-5)
+    for one, other in zip(*map(jax.tree.leaves, (taught.params, plain.params)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_of_several_batches_make_one_step(folder):
     """`optax.MultiSteps` as the optimizer: two batches of 8 move as one of 16."""
     sequences, table, vocabulary = loaded(folder)
@@ -208,16 +232,40 @@ def test_gradients_of_several_batches_make_one_step(folder):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_on_sequences_learns_and_resumes_to_the_same_bits(folder):
+@pytest.mark.parametrize("teacher_weight", [0.0, 0.5])
+def test_a_run_on_sequences_learns_and_resumes_to_the_same_bits(folder, teacher_weight):
+    teach.teach(str(folder), num_expected=20)
+    name = f"sequences_{teacher_weight}"
     changes = {
         "train_on": "sequences",
         "order_noise": 1.0,
+        "teacher_weight": teacher_weight,
         "network": dataclasses.replace(NETWORK, causal_encoder=True),
     }
-    train.train(**settings(folder, "sequences", **changes))
-    train.train(**settings(folder, "sequences_halves", num_steps=4, **changes))
-    train.train(**settings(folder, "sequences_halves", **changes))
-    assert_same_run(folder / "runs" / "sequences", folder / "runs" / "sequences_halves")
+    train.train(**settings(folder, name, **changes))
+    train.train(**settings(folder, f"{name}_halves", num_steps=4, **changes))
+    train.train(**settings(folder, f"{name}_halves", **changes))
+    assert_same_run(folder / "runs" / name, folder / "runs" / f"{name}_halves")
+
+
+def test_a_run_goes_on_with_its_own_teacher_alone(folder):
+    teach.teach(str(folder), num_expected=20)
+    changes = {"normalize": "level", "teacher_weight": 0.5}
+    train.train(**settings(folder, "taught", num_steps=4, **changes))
+    teach.teach(str(folder), num_expected=5)
+    with pytest.raises(InputError, match="the run was begun with soft_targets = "):
+        train.train(**settings(folder, "taught", **changes))
+    with pytest.raises(InputError, match="the run was begun with teacher_weight = "):
+        train.train(**settings(folder, "taught", normalize="level"))
+
+
+def test_a_teacher_must_be_there_and_have_a_share(folder):
+    with pytest.raises(InputError, match=r"teacher_weight is 1\.5; give 0 to 1"):
+        train.train(**settings(folder, "untaught", teacher_weight=1.5))
+    (folder / "soft_targets.npz").unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"soft_targets\.npz: no such file; .*tiger_jax\.teach"):
+        train.train(**settings(folder, "untaught", teacher_weight=0.5))
+    assert not (folder / "runs" / "untaught").exists()
 
 
 def test_training_on_sequences_needs_an_encoder_that_cannot_see_the_items(folder):

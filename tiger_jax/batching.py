@@ -12,8 +12,8 @@ import numpy as np
 
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
+from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.semantic_ids.table import SemanticIdTable
-from tiger_jax.teacher import Teacher
 from tiger_jax.vocabulary import Vocabulary
 
 
@@ -22,11 +22,11 @@ def device_data(
     sequences: Sequences,
     table: SemanticIdTable,
     vocab: Vocabulary,
-    teacher: Teacher | None = None,
+    soft_targets: SoftTargets | None = None,
 ) -> dict[str, jax.Array]:
     """All that batches need, on the device: item numbers, user tokens, tokens of items.
 
-    And where there is a teacher, the items that it expects.
+    And of soft targets, where there are some, the items and their shares.
     """
     data = {
         "items": training.items,
@@ -38,8 +38,8 @@ def device_data(
         data["num_targets"] = training.num_targets
     if vocab.num_user_tokens:
         data["user_tokens"] = vocab.user_tokens(sequences.user_ids)[training.user_rows]
-    if teacher is not None:
-        data["expected_items"], data["shares"] = teacher.items_PQ, teacher.shares_PQ
+    if soft_targets is not None:
+        data |= {"expected_items": soft_targets.items_PQ, "shares": soft_targets.shares_PQ}
     return jax.tree.map(jnp.asarray, data)
 
 
@@ -207,7 +207,7 @@ def taught(
 
     Args:
       batch: from `parts`.
-      data: from `device_data`, with a teacher.
+      data: from `device_data`, with soft targets.
       weight: of the teacher; 1 - weight is that of the item that came.
       key: of the draws.
 

@@ -16,7 +16,7 @@ python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --teacher_wei
 
 
 def teach(folder: str, num_expected: int = 50, num_users: int = 4096, seed: int = 0) -> dict:
-    """Writes FOLDER/teacher.npz, from the training sequences.
+    """Writes FOLDER/soft_targets.npz, from the training sequences.
 
     The exponents of the opinions are those that make the next items of validation users likeliest;
     test items are not read.

@@ -4,73 +4,23 @@ A teacher for knowledge distillation (Hinton et al. 2015). It must not know the 
 own interactions are taken out of the counts before they say what comes next in that sequence.
 """
 
-import dataclasses
 import itertools
-import os
-import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse
 
-from tiger_jax import artifacts, baselines, log_linear
+from tiger_jax import baselines, log_linear
 from tiger_jax.baselines import Histories
-from tiger_jax.data.sequences import Sequences
+from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.frequency import training_frequency
 from tiger_jax.log_linear import Opinions
 from tiger_jax.metrics import flat_histories
 
-_FILE = "teacher.npz"
-_KIND = "teacher"
-_TEACH = "python -m tiger_jax.teach"
 # Places whose opinions on all items are held at once.
 _AT_ONCE = 256
 # Weighted counts below are rounding; the least that is counted is 1/6.
 _NOTHING = 1e-2
-
-
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """Items to expect at every place of the training sequences, one after another.
-
-    Attributes:
-      items_PQ: their numbers, the likeliest first, int32 [P, Q]; 0 in slots without an item.
-      shares_PQ: of the Q items' probability, float32 [P, Q]; 0 at the first place of a user.
-      exponents: of the opinions that were multiplied.
-    """
-
-    items_PQ: np.ndarray
-    shares_PQ: np.ndarray
-    exponents: dict[str, float]
-
-    def checksum(self) -> str:
-        """Identifies what it expects."""
-        return artifacts.checksum(self.items_PQ, self.shares_PQ)
-
-    def save(self, folder: str | os.PathLike, header: dict) -> None:
-        """Writes FOLDER/teacher.npz."""
-        artifacts.save_arrays(
-            pathlib.Path(folder, _FILE),
-            _KIND,
-            {**header, "exponents": self.exponents},
-            items=self.items_PQ,
-            shares=self.shares_PQ,
-        )
-
-    @classmethod
-    def load(cls, folder: str | os.PathLike, sequences: Sequences) -> "Teacher":
-        """Reads it.
-
-        Raises:
-          InputError: the file is missing, damaged, or of other sequences.
-        """
-        path = pathlib.Path(folder, _FILE)
-        header, arrays = artifacts.load_arrays(path, _KIND, _TEACH)
-        if header["sequences"] != sequences.checksum():
-            raise artifacts.InputError(
-                f"{path} is of other sequences than {folder} holds now; run {_TEACH} again"
-            )
-        return cls(arrays["items"], arrays["shares"], header["exponents"])
 
 
 def teach(
@@ -78,7 +28,7 @@ def teach(
     content_embeddings_NE: np.ndarray,
     exponents: dict[str, float],
     num_expected: int,
-) -> Teacher:
+) -> SoftTargets:
     """The items that the product of opinions expects at every place, histories left out.
 
     Args:
@@ -99,7 +49,7 @@ def teach(
         has_history_P = np.array([len(history) > 0 for history in histories])
         items.append(expected.item_numbers)
         shares.append(shares_PQ * has_history_P[:, None])
-    return Teacher(np.concatenate(items), np.concatenate(shares), exponents)
+    return SoftTargets(np.concatenate(items), np.concatenate(shares), exponents)
 
 
 def held_out(training_sequences: Histories, content_embeddings_NE: np.ndarray) -> Opinions:

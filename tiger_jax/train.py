@@ -24,12 +24,12 @@ from tiger_jax import (
 )
 from tiger_jax.data import examples
 from tiger_jax.data.sequences import Sequences
+from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.report import train as report
 from tiger_jax.run_log import RunLog
 from tiger_jax.semantic_ids.table import SemanticIdTable
-from tiger_jax.teacher import Teacher
 from tiger_jax.train_state import TrainState
 from tiger_jax.validation import make_validation
 from tiger_jax.vocabulary import Vocabulary
@@ -45,7 +45,7 @@ _OLDER = {
     "train_on": "prefixes",
     "order_noise": 0.0,
     "teacher_weight": 0.0,
-    "teacher": "",
+    "soft_targets": "",
     "packed": False,
     "network": {
         field.name: field.default
@@ -141,7 +141,7 @@ def train(
         raise artifacts.InputError(f"order_noise is {order_noise}; give 0 or more items")
     if not 0 <= teacher_weight <= 1:
         raise artifacts.InputError(f"teacher_weight is {teacher_weight}; give 0 to 1")
-    teacher = Teacher.load(folder, sequences) if teacher_weight else None
+    soft_targets = SoftTargets.load(folder, sequences) if teacher_weight else None
     training = _examples(sequences, train_on, max_history, network)
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
     composition, plan = batching.planned(
@@ -151,9 +151,12 @@ def train(
     # --- Model and optimizer ---
     model = TigerModel(network, vocab, normalize)
     state = TrainState.create(model.init(jax.random.key(seed)), optimizer)
-    step_fn = make_step_fn(model, optimizer, composition, seed, devices, order_noise, teacher_weight)
+    step_fn = make_step_fn(
+        model, optimizer, composition, seed, devices, order_noise, teacher_weight
+    )
     data = mesh.put(
-        batching.device_data(training, sequences, table, vocab, teacher), mesh.everywhere(devices)
+        batching.device_data(training, sequences, table, vocab, soft_targets),
+        mesh.everywhere(devices),
     )
 
     # --- Resume ---
@@ -167,7 +170,7 @@ def train(
         "train_on": train_on,
         "order_noise": order_noise,
         "teacher_weight": teacher_weight,
-        "teacher": teacher.checksum() if teacher else "",
+        "soft_targets": soft_targets.checksum() if soft_targets else "",
         "packed": isinstance(composition, examples.Packing),
         "num_user_tokens": num_user_tokens,
         "max_history": max_history,
@@ -302,7 +305,9 @@ def make_step_fn(
             batch = jax.lax.with_sharding_constraint(batch, mesh.shared_by_data(devices))
             part_key = jax.random.fold_in(key, index)
             if teacher_weight:
-                batch = batching.taught(batch, data, teacher_weight, jax.random.fold_in(part_key, 1))
+                batch = batching.taught(
+                    batch, data, teacher_weight, jax.random.fold_in(part_key, 1)
+                )
             loss, aux = model.loss_fn(params, batch, part_key)
             total += loss
             level_losses += aux["level_losses"]

@@ -11,9 +11,10 @@ import jax
 
 import gin
 from launch.experiments.scores import seeds_row
-from tiger_jax import artifacts, eval, make_ids, prepare, train
+from tiger_jax import artifacts, eval, make_ids, prepare, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.data.soft_targets import SOFT_TARGETS
 from tiger_jax.metrics import RankedItems
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -91,6 +92,7 @@ BUDGETS = {
                 # As in gin/run/cpu.gin, whatever a dataset's own card has for more passes.
                 "--gin.network.NetworkConfig.dropout_rate=0.0",
                 "--order_noise=1.0",
+                "--teacher_weight=0.0",
             ),
         ),
         Budget(
@@ -214,6 +216,8 @@ class Setting:
         # Says that a run is over, which its checkpoints alone do not.
         finished = self.folder / "runs" / run / "finished.json"
         trained = {"flags": flags, "table": self.table(ids).checksum()}
+        if self.macro("TEACHER_WEIGHT") and not (self.folder / SOFT_TARGETS).is_file():
+            self.verb(teach, f"--folder={self.folder}")
         if not finished.is_file() or artifacts.load_json(finished, "launch.reproduce") != trained:
             self.verb(train, f"--folder={self.folder}", f"--run={run}", *flags)
             artifacts.save_json(finished, trained)

@@ -131,9 +131,7 @@ class TigerModel:
             shares_XQT = shares_below(targets_XT, tokens_XQT, shares_XQ)
         if self.normalize == "full":
             logits_XTV = self.module.apply(variables, states_XTD, method="logits")
-            return _cross_entropy(
-                logits_XTV, tokens_XQT.swapaxes(1, 2), shares_XQT.swapaxes(1, 2)
-            )
+            return _cross_entropy(logits_XTV, tokens_XQT.swapaxes(1, 2), shares_XQT.swapaxes(1, 2))
         offsets = self.vocabulary.level_offsets.tolist()
         levels = []
         for level, size in enumerate(self.vocabulary.codebook_sizes):
@@ -157,9 +155,7 @@ def num_parameters(params: dict) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
-def shares_below(
-    targets_XT: jax.Array, tokens_XQT: jax.Array, shares_XQ: jax.Array
-) -> jax.Array:
+def shares_below(targets_XT: jax.Array, tokens_XQT: jax.Array, shares_XQ: jax.Array) -> jax.Array:
     """Share of each of Q items among those that have the target's first tokens, [X, Q, T].
 
     At part t of an ID those count that agree with the target in all parts before it; their shares

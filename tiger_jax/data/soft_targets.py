@@ -1,0 +1,61 @@
+"""What may come at every place of the training sequences, beside the item that came.
+
+A file of the prepared folder; who made it is a teacher (teacher.py).
+"""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from tiger_jax import artifacts
+from tiger_jax.data.sequences import Sequences
+
+SOFT_TARGETS = "soft_targets.npz"
+_KIND = "soft_targets"
+_TEACH = "python -m tiger_jax.teach"
+
+
+@dataclasses.dataclass(frozen=True)
+class SoftTargets:
+    """Items to expect at every place of the training sequences, one after another.
+
+    Attributes:
+      items_PQ: their numbers, the likeliest first, int32 [P, Q]; 0 in slots without an item.
+      shares_PQ: of the Q items' probability, float32 [P, Q]; 0 at the first place of a user.
+      exponents: of the opinions that were multiplied.
+    """
+
+    items_PQ: np.ndarray
+    shares_PQ: np.ndarray
+    exponents: dict[str, float]
+
+    def checksum(self) -> str:
+        """Identifies what it expects."""
+        return artifacts.checksum(self.items_PQ, self.shares_PQ)
+
+    def save(self, folder: str | os.PathLike, header: dict) -> None:
+        """Writes FOLDER/soft_targets.npz."""
+        artifacts.save_arrays(
+            pathlib.Path(folder, SOFT_TARGETS),
+            _KIND,
+            {**header, "exponents": self.exponents},
+            items=self.items_PQ,
+            shares=self.shares_PQ,
+        )
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, sequences: Sequences) -> "SoftTargets":
+        """Reads it.
+
+        Raises:
+          InputError: the file is missing, damaged, or of other sequences.
+        """
+        path = pathlib.Path(folder, SOFT_TARGETS)
+        header, arrays = artifacts.load_arrays(path, _KIND, _TEACH)
+        if header["sequences"] != sequences.checksum():
+            raise artifacts.InputError(
+                f"{path} is of other sequences than {folder} holds now; run {_TEACH} again"
+            )
+        return cls(arrays["items"], arrays["shares"], header["exponents"])
