@@ -108,6 +108,13 @@ def test_a_result_says_what_it_was_made_from(toy):
     assert result["data"] == artifacts.checksum(sequences.checksum(), source["checksum"])
 
 
+def test_tiger_has_the_cards_teacher_and_what_stands_for_p5_has_none(toy):
+    run("table1")
+    runs = pathlib.Path("work/reproduce_toy/beauty/runs")
+    for name, weight in (("toy-rqvae_adamw-0", 0.75), ("toy-text-no_teacher-0", 0.0)):
+        assert json.loads((runs / name / "run.json").read_text())["teacher_weight"] == weight
+
+
 def test_what_is_there_is_not_measured_again(toy, monkeypatch):
     run("table8")
     path = pathlib.Path("work/reproduce_toy/results/table8_beauty_toy.json")

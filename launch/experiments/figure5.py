@@ -10,7 +10,7 @@ import numpy as np
 from launch import plots
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import markdown, seeds_text
-from launch.experiments.setting import Setting
+from launch.experiments.setting import NO_TEACHER, Setting
 from tiger_jax import artifacts, cold_start, paper
 from tiger_jax.baselines import ContentNeighbours
 from tiger_jax.cold_start import Catalogue, Found, Rule, Wanted
@@ -31,7 +31,9 @@ _NUM_RESULTS = 50
 # How many of the users with seen targets, who are twenty times the others; 0 for all.
 _NUM_OTHERS = {"validation": 2000, "test": 0}
 _KIND = "cold start lists"
-_TRAINING = {"cpu": ("--gin.TRAIN_STEPS=6000", "--gin.EVAL_PERIOD=3000", "--eval_users=500")}
+_TRAINING = {
+    "cpu": (NO_TEACHER, "--gin.TRAIN_STEPS=6000", "--gin.EVAL_PERIOD=3000", "--eval_users=500")
+}
 
 _KNN = "Semantic_KNN"
 _SETTINGS = {

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from launch.experiments import recbole, sasrec
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import scores_table
-from launch.experiments.setting import DATASETS, Setting
+from launch.experiments.setting import DATASETS, NO_TEACHER, Setting
 
 # Those that `tiger_jax.eval` scores beside a model. Semantic_KNN is the paper's name (section 4.3).
 _WITHOUT_TRAINING = {
@@ -51,7 +51,7 @@ def run(setting: Setting) -> Iterator[dict]:
         "runs": rows[_SASREC]["runs"],
     }
     yield values
-    rows[_P5] = setting.tiger(setting.ids("text"))
+    rows[_P5] = setting.tiger(setting.ids("text"), "no_teacher", (NO_TEACHER,))
     yield values
 
 
