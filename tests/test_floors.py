@@ -89,7 +89,7 @@ OUTSIDE = {
     "run_log": set(),
     "products": {"jax"},
     "baselines": SCIENCE | {"scipy"},
-    "teacher": SCIENCE | {"scipy"},
+    "teacher": SCIENCE | {"scipy", "tqdm"},
     "t5x_environment": set(),
     "t5x_adapter": {"jax", "seqio", "t5x", "tensorflow"},
 }

@@ -80,7 +80,8 @@ def assemble(
     Encoder input: the user token, then the tokens of the history's items, oldest first, then
     padding: [B, 1 + capacity * I]. Target: the tokens of the next item [B, I]. Where examples have
     many targets, the items that follow each item of the history, [B, capacity, I], and the number
-    of encoder positions up to that item, 0 where nothing is to be predicted, [B, capacity].
+    of encoder positions up to that item, 0 where nothing is to be predicted, [B, capacity]. And
+    the place of each target in `Examples.items`, whatever the noise puts there; 0 for none.
 
     Args:
       data: from `device_data`.

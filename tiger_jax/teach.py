@@ -5,9 +5,10 @@
 
 import pathlib
 
-from tiger_jax import artifacts, command_line, fusion, log_linear, teacher
+from tiger_jax import artifacts, command_line, log_linear, teacher
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.data.soft_targets import SOFT_TARGETS
 
 _EXAMPLES = """
 python -m tiger_jax.teach --folder=work/beauty_minilm
@@ -27,15 +28,17 @@ def teach(folder: str, num_expected: int = 50, num_users: int = 4096, seed: int 
       num_users: size of the random sample of validation users; 0 for all.
       seed: of the sample.
     """
+    if num_expected < 1:
+        raise artifacts.InputError(f"num_expected is {num_expected}; give 1 or more items")
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
+    training = sequences.training_sequences()
     embeddings_NE, source = content.load_embeddings(folder)
     _, _, histories, targets = sequences.sampled_split("validation", num_users, seed)
-    opinions = fusion.load_opinions(folder, sequences)
-    names = tuple(opinions(histories[:1]))
+    opinions = log_linear.counted(training, embeddings_NE)
     exponents = log_linear.choose_exponents(
-        opinions, sequences.num_items, histories, targets, names
+        opinions, sequences.num_items, histories, targets, tuple(log_linear.FIRST)
     )
-    found = teacher.teach(sequences.training_sequences(), embeddings_NE, exponents, num_expected)
+    found = teacher.teach(training, embeddings_NE, exponents, num_expected)
     header = {
         "sequences": sequences.checksum(),
         "content": source["checksum"],
@@ -44,7 +47,8 @@ def teach(folder: str, num_expected: int = 50, num_users: int = 4096, seed: int 
         **artifacts.provenance(),
     }
     found.save(folder, header)
-    print(", ".join(f"{name} {value:.2f}" for name, value in exponents.items()))
+    powers = ", ".join(f"{name} {value:.2f}" for name, value in exponents.items())
+    print(f"wrote {pathlib.Path(folder, SOFT_TARGETS)}; exponents: {powers}")
     return {"exponents": exponents}
 
 

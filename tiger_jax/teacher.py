@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import scipy.sparse
+import tqdm
 
 from tiger_jax import baselines, log_linear
 from tiger_jax.baselines import Histories
@@ -39,7 +40,7 @@ def teach(
     """
     opinions = held_out(training_sequences, content_embeddings_NE)
     items, shares = [], []
-    for some in _batches(training_sequences):
+    for some in tqdm.tqdm([*_batches(training_sequences)], unit="batch", dynamic_ncols=True):
         log_probs_PN = log_linear.log_probabilities(opinions(some), exponents)
         histories = _histories(some)
         log_probs_PN[flat_histories(histories)] = -np.inf
