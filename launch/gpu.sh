@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prepared data -> Semantic IDs -> training -> evaluation -> JSON, in pieces of a few minutes: what the
-# time limit cuts off goes on where it was when the same command is given again.
+# Prepared data -> soft targets, Semantic IDs -> training -> evaluation -> JSON, in pieces of a few
+# minutes: what the time limit cuts off goes on where it was when the same command is given again.
 #
 #   bash launch/gpu.sh [--limit=540] [--seeds="0 1 2"] [--out=results] CARD.gin ... [-- FLAG ...]
 #
@@ -72,6 +72,7 @@ for card in "${cards[@]}"; do
       continue
     fi
     if [ ! -e "$made" ]; then
+      verb "$card" teach
       verb "$card" make_ids --seed="$seed" --json >"$made.tmp"
       tail -n 1 "$made.tmp" >"$made"
       rm "$made.tmp"

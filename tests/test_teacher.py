@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from tiger_jax import log_linear, teacher
+from tiger_jax import log_linear, prepare, teach, teacher
 from tiger_jax.artifacts import InputError
+from tiger_jax.data import content
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.data.soft_targets import SoftTargets
 
@@ -92,3 +93,27 @@ def test_saved_soft_targets_are_of_their_sequences(tmp_path):
         SoftTargets.load(tmp_path, others)
     with pytest.raises(InputError, match=r"tiger_jax\.teach"):
         SoftTargets.load(tmp_path / "elsewhere", sequences)
+
+
+def test_the_verb_teaches_cards_that_have_a_teacher(tmp_path, capsys):
+    folder = str(tmp_path / "data")
+    prepare.prepare("synthetic", folder, synthetic_users=200, synthetic_items=60)
+    assert teach.teach(folder, teacher_weight=0.0) == {"exponents": {}}
+    assert "no teacher" in capsys.readouterr().out
+    sequences = Sequences.load(tmp_path / "data" / "sequences.npz")
+    with pytest.raises(InputError, match=r"soft_targets\.npz: no such file"):
+        SoftTargets.load(folder, sequences)
+    with pytest.raises(InputError, match="num_expected is 0; give 1 or more items"):
+        teach.teach(folder, num_expected=0)
+    result = teach.teach(folder, num_expected=6)
+    found = SoftTargets.load(folder, sequences)
+    assert found.exponents == result["exponents"]
+    training = sequences.training_sequences()
+    embeddings_NE, _ = content.load_embeddings(folder)
+    expected = teacher.teach(training, embeddings_NE, result["exponents"], 6)
+    assert found.checksum() == expected.checksum()
+    # The first place of each user has nobody to learn from.
+    firsts = np.cumsum([0, *(len(items) for items in training)])[:-1]
+    sums_P = found.shares_PQ.sum(axis=1)
+    np.testing.assert_allclose(sums_P[firsts], 0)
+    np.testing.assert_allclose(np.delete(sums_P, firsts), 1, rtol=1e-5)

@@ -16,7 +16,13 @@ python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --teacher_wei
 """
 
 
-def teach(folder: str, num_expected: int = 50, num_users: int = 4096, seed: int = 0) -> dict:
+def teach(
+    folder: str,
+    num_expected: int = 50,
+    num_users: int = 4096,
+    seed: int = 0,
+    teacher_weight: float = 1.0,
+) -> dict:
     """Writes FOLDER/soft_targets.npz, from the training sequences.
 
     The exponents of the opinions are those that make the next items of validation users likeliest;
@@ -27,7 +33,11 @@ def teach(folder: str, num_expected: int = 50, num_users: int = 4096, seed: int 
       num_expected: items to keep of each place, the likeliest ones.
       num_users: size of the random sample of validation users; 0 for all.
       seed: of the sample.
+      teacher_weight: what train is going to give a teacher; with 0 there is nothing to do.
     """
+    if not teacher_weight:
+        print("TEACHER_WEIGHT is 0: this training has no teacher")
+        return {"exponents": {}}
     if num_expected < 1:
         raise artifacts.InputError(f"num_expected is {num_expected}; give 1 or more items")
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
