@@ -1,5 +1,7 @@
 """What counts expect in training sequences, against counting again without each user."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -117,3 +119,23 @@ def test_the_verb_teaches_cards_that_have_a_teacher(tmp_path, capsys):
     sums_P = found.shares_PQ.sum(axis=1)
     np.testing.assert_allclose(sums_P[firsts], 0)
     np.testing.assert_allclose(np.delete(sums_P, firsts), 1, rtol=1e-5)
+
+
+def test_no_test_target_reaches_the_teacher(tmp_path):
+    """Other items planted at the last place of every user: the same exponents and soft targets."""
+    folder = str(tmp_path / "data")
+    prepare.prepare("synthetic", folder, synthetic_users=200, synthetic_items=60)
+    path = tmp_path / "data" / "sequences.npz"
+    sequences = Sequences.load(path)
+    before = teach.teach(folder, num_expected=6), SoftTargets.load(folder, sequences).checksum()
+    items = sequences.items.copy()
+    last = sequences.offsets[1:] - 1
+    items[last] = items[last] % sequences.num_items + 1
+    planted = dataclasses.replace(sequences, items=items)
+    planted.save(path)
+    after = teach.teach(folder, num_expected=6), SoftTargets.load(folder, planted).checksum()
+    assert after == before
+    # Those at the last place but one, which are validation's, choose the exponents.
+    items[last - 1] = items[last - 1] % sequences.num_items + 1
+    dataclasses.replace(sequences, items=items).save(path)
+    assert teach.teach(folder, num_expected=6) != before[0]
