@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import HEADER, SCORES, markdown, scores_table, seeds_text
-from launch.experiments.setting import DATASETS, Setting
+from launch.experiments.setting import DATASETS, ON_TEACHERS, Setting
 from tiger_jax import paper
 
 _LAYERS, _FEW_LAYERS = (3, 4, 5), (1, 2)
@@ -65,7 +65,7 @@ def show_table9(results: list[dict]) -> str:
         cells = [f"*{_theirs(printed[name])}*" for name in SCORES]
         rows.append([f"*{result['dataset']}*", "*paper, 3 seeds*", *cells])
     table = markdown(["", "budget", *HEADER], rows)
-    return f"Mean and standard error over the seeds.\n\n{table}"
+    return f"Mean and standard error over the seeds. {ON_TEACHERS}\n\n{table}"
 
 
 def _cell(score: dict[str, float]) -> str:

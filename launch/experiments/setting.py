@@ -25,6 +25,11 @@ DATASETS = ("beauty", "sports", "toys")
 
 # What the paper does, whatever a budget's card does.
 NO_TEACHER = "--teacher_weight=0.0"
+# Stands above tables of what the cards make.
+ON_TEACHERS = (
+    "TIGER of the cpu budget learns from counts and content as well as from the items that came, "
+    "which the paper's does not (docs/training.md)."
+)
 
 # What of an evaluation is kept besides the scores.
 _FACTS = ("run", "step", "training", "num_beams", "search", "num_users", "invalid_id_rate")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from launch.experiments import recbole, sasrec
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import scores_table
-from launch.experiments.setting import DATASETS, NO_TEACHER, Setting
+from launch.experiments.setting import DATASETS, NO_TEACHER, ON_TEACHERS, Setting
 
 # Those that `tiger_jax.eval` scores beside a model. Semantic_KNN is the paper's name (section 4.3).
 _WITHOUT_TRAINING = {
@@ -59,7 +59,8 @@ def show(results: list[dict]) -> str:
     """Ours and the paper's, by dataset."""
     return (
         "Same data, split and scorer for all of ours; numbers of the paper and of others are as "
-        "they were printed.\n\n" + scores_table(results, ("table1", "others"), _NAMES)
+        f"they were printed. {ON_TEACHERS}\n\n"
+        + scores_table(results, ("table1", "others"), _NAMES)
     )
 
 
