@@ -27,6 +27,7 @@ from tiger_jax import artifacts, checkpoints, prepare
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, own_data, reviews
 from tiger_jax.data.sequences import Sequences
+from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.model.model import TigerModel
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.recommender import Recommender
@@ -307,6 +308,10 @@ def _prepared(folder: pathlib.Path) -> None:
         min_interactions=1,
     )  # fmt: skip
     sequences = Sequences.load(folder / "sequences.npz")
+    places = len(np.concatenate(sequences.training_sequences()))
+    SoftTargets(
+        np.ones((places, 2), np.int32), np.full((places, 2), 0.5, np.float32), {"content": 1.0}
+    ).save(folder, {"sequences": sequences.checksum()})
     codes_NL = np.stack(np.unravel_index(np.arange(sequences.num_items), (6, 6)), axis=1)
     header = {"items_checksum": sequences.header["items_checksum"], "scheme": "random"}
     table = SemanticIdTable.from_distinct_codes(codes_NL, (6, 6), header)
@@ -378,6 +383,10 @@ class Campaign:
         }
         made = {
             "sequences.npz": (hostile_npz, lambda at: Sequences.load(at / "sequences.npz")),
+            "soft_targets.npz": (
+                hostile_npz,
+                lambda at: SoftTargets.load(at, Sequences.load(at / "sequences.npz")),
+            ),
             "items.jsonl": (hostile, content.load_items),
             "content_embeddings.npy": (hostile_npy, content.load_embeddings),
             "content_embeddings.json": (hostile_json, content.load_embeddings),

@@ -86,8 +86,10 @@ def test_saved_soft_targets_are_of_their_sequences(tmp_path):
         )
         for items in ([1, 2, 3, 1], [1, 2, 3, 2])
     )
-    found = SoftTargets(np.array([[1, 2]], np.int32), np.array([[0.5, 0.5]], np.float32), EXPONENTS)
-    found.save(tmp_path, {"sequences": sequences.checksum()})
+    items_PQ, shares_PQ = np.int32([[1, 2], [3, 0]]), np.float32([[0, 0], [1, 0]])
+    found = SoftTargets(items_PQ, shares_PQ, EXPONENTS)
+    header = {"sequences": sequences.checksum()}
+    found.save(tmp_path, header)
     loaded = SoftTargets.load(tmp_path, sequences)
     assert loaded.checksum() == found.checksum()
     assert loaded.exponents == EXPONENTS
@@ -95,6 +97,16 @@ def test_saved_soft_targets_are_of_their_sequences(tmp_path):
         SoftTargets.load(tmp_path, others)
     with pytest.raises(InputError, match=r"tiger_jax\.teach"):
         SoftTargets.load(tmp_path / "elsewhere", sequences)
+    for damaged in (
+        (items_PQ[:1], shares_PQ[:1]),
+        (items_PQ, shares_PQ[:, :1]),
+        (items_PQ + 1, shares_PQ),
+        (items_PQ, shares_PQ * np.float32(np.nan)),
+        (items_PQ.astype(np.int64), shares_PQ),
+    ):
+        SoftTargets(*damaged, EXPONENTS).save(tmp_path, header)
+        with pytest.raises(InputError, match="damaged or not a soft targets file"):
+            SoftTargets.load(tmp_path, sequences)
 
 
 def test_the_verb_teaches_cards_that_have_a_teacher(tmp_path, capsys):

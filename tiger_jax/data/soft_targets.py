@@ -54,8 +54,25 @@ class SoftTargets:
         """
         path = pathlib.Path(folder, SOFT_TARGETS)
         header, arrays = artifacts.load_arrays(path, _KIND, _TEACH)
-        if header["sequences"] != sequences.checksum():
-            raise artifacts.InputError(
-                f"{path} is of other sequences than {folder} holds now; run {_TEACH} again"
-            )
-        return cls(arrays["items"], arrays["shares"], header["exponents"])
+        with artifacts.refusing_damage(path, "soft targets", _TEACH):
+            if header["sequences"] != sequences.checksum():
+                raise artifacts.InputError(
+                    f"{path} is of other sequences than {folder} holds now; run {_TEACH} again"
+                )
+            found = cls(arrays["items"], arrays["shares"], header["exponents"])
+            found._require_sound(sequences)
+        return found
+
+    def _require_sound(self, sequences: Sequences) -> None:
+        """ValueError unless the arrays are items and shares of every place."""
+        items_PQ, shares_PQ = self.items_PQ, self.shares_PQ
+        num_places = sum(len(items) for items in sequences.training_sequences())
+        num_places_found, _ = items_PQ.shape
+        if num_places_found != num_places or shares_PQ.shape != items_PQ.shape:
+            raise ValueError(f"shapes {items_PQ.shape} and {shares_PQ.shape}")
+        if items_PQ.dtype != np.int32 or shares_PQ.dtype != np.float32:
+            raise ValueError(f"{items_PQ.dtype} and {shares_PQ.dtype}")
+        # NaN is in no interval.
+        are_shares = ((shares_PQ >= 0) & (shares_PQ <= 1)).all()
+        if not (are_shares and (items_PQ >= 0).all() and (items_PQ <= sequences.num_items).all()):
+            raise ValueError("items or shares out of range")
