@@ -165,7 +165,7 @@ class CountsWithContent(Baseline):
         self.temperature = temperature
         centred_NE = content_embeddings_NE - content_embeddings_NE.mean(axis=0)
         self.centred_NE = _with_padding_row(centred_NE)
-        self.counts_NN = neighbour_counts(training_sequences, self.num_items)
+        self.counts_NN = by_root_of_sum(neighbour_counts(training_sequences, self.num_items))
 
     def scores(self, histories: Histories) -> np.ndarray:
         """The mixture, [B, N + 1]; sums to one over the items."""
@@ -174,9 +174,12 @@ class CountsWithContent(Baseline):
 
     def parts(self, histories: Histories) -> tuple[np.ndarray, np.ndarray]:
         """Counts, summing to one over the items, and cosines; both [B, N + 1]."""
-        profile_BN = _recency_profile(histories, self.num_items)
-        cosines_BN = directions(profile_BN @ self.centred_NE) @ directions(self.centred_NE).T
-        return near_last_items(histories, self.counts_NN), cosines_BN
+        profile_BN = recency_profile(histories, self.num_items)
+        return shares_near(profile_BN, self.counts_NN), self.cosines(profile_BN)
+
+    def cosines(self, profile_BN: scipy.sparse.csr_array) -> np.ndarray:
+        """Cosine between each profile's mean content and every item's, [B, N + 1]."""
+        return directions(profile_BN @ self.centred_NE) @ directions(self.centred_NE).T
 
 
 def choose_mixture(
@@ -238,16 +241,17 @@ def neighbour_counts(sequences: Histories, num_items: int) -> scipy.sparse.csr_a
     return transition_counts(sequences, num_items, _MAX_DISTANCE, _BACKWARD)
 
 
-def near_last_items(histories: Histories, counts_NM: scipy.sparse.csr_array) -> np.ndarray:
-    """Shares of the counts near a history's last items, [B, M]; no counts, no shares.
-
-    Args:
-      histories: numbers of rows of the counts, the first row's is 0 and belongs to none.
-      counts_NM: of each row's neighbours; a row counts divided by the square root of its sum.
-    """
+def by_root_of_sum(counts_NM: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
+    """Counts, each row divided by the square root of its sum."""
     row_sums_N = np.maximum(counts_NM.sum(axis=1), _TINY)
-    profile_BN = _recency_profile(histories, len(row_sums_N) - 1)
-    counts_BM = (profile_BN * row_sums_N**-0.5 @ counts_NM).toarray()
+    return scipy.sparse.diags_array(row_sums_N**-0.5) @ counts_NM
+
+
+def shares_near(
+    profile_BN: scipy.sparse.csr_array, counts_NM: scipy.sparse.csr_array
+) -> np.ndarray:
+    """Shares of the counts near a history's last items, [B, M]; zeros where nothing was counted."""
+    counts_BM = (profile_BN @ counts_NM).toarray()
     return counts_BM / np.maximum(counts_BM.sum(axis=1, keepdims=True), _TINY)
 
 
@@ -289,7 +293,7 @@ def last_items(histories: Histories) -> np.ndarray:
     return np.array([history[-1] if len(history) else 0 for history in histories], np.int64)
 
 
-def _recency_profile(histories: Histories, num_items: int) -> scipy.sparse.csr_array:
+def recency_profile(histories: Histories, num_items: int) -> scipy.sparse.csr_array:
     """Weight 0.6^age of the last six items of each history, float32 [B, N + 1]."""
     newest_first = [history[: -PROFILE_LENGTH - 1 : -1] for history in histories]
     rows_H, items_H = flat_histories(newest_first)

@@ -39,20 +39,25 @@ def counted(training_sequences: Histories, content_embeddings_NE: np.ndarray) ->
     transitions_NN = baselines.transition_counts(training_sequences, counts.num_items)
 
     def opinions(histories: Histories) -> dict[str, np.ndarray]:
-        counts_BN, cosines_BN = counts.parts(histories)
-        return {
-            "co_occurrence": log_shares(counts_BN),
-            "content": cosines_BN,
-            "popularity": np.tile(np.log1p(popularity_N), (len(histories), 1)),
-            "transitions": np.log1p(transitions_NN[baselines.last_items(histories)].toarray()),
-        }
+        transitions_BN = transitions_NN[baselines.last_items(histories)].toarray()
+        return of_counts(*counts.parts(histories), popularity_N, transitions_BN)
 
     return opinions
 
 
-def log_shares(counts_BN: np.ndarray) -> np.ndarray:
-    """The opinion "co_occurrence" of shares of the counts."""
-    return np.log(counts_BN + _NONE)
+def of_counts(
+    shares_BN: np.ndarray,
+    cosines_BN: np.ndarray,
+    popularity: np.ndarray,
+    transitions_BN: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """The opinions of `counted` by name, of what was counted; popularity [N + 1] or [B, N + 1]."""
+    return {
+        "co_occurrence": np.log(shares_BN + _NONE),
+        "content": cosines_BN,
+        "popularity": np.broadcast_to(np.log1p(popularity), shares_BN.shape),
+        "transitions": np.log1p(transitions_BN),
+    }
 
 
 class LogLinear(Baseline):

@@ -12,7 +12,7 @@ import scipy.sparse
 import tqdm
 
 from tiger_jax import baselines, log_linear
-from tiger_jax.baselines import Histories
+from tiger_jax.baselines import CountsWithContent, Histories
 from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.frequency import training_frequency
 from tiger_jax.log_linear import Opinions
@@ -59,8 +59,8 @@ def held_out(training_sequences: Histories, content_embeddings_NE: np.ndarray) -
     Training sequences -> those of `log_linear.counted` after each of their histories, [P, N + 1],
     as if the user had never been counted: among a user's own counts the next item would stand out.
     """
-    opinions = log_linear.counted(training_sequences, content_embeddings_NE)
     num_items = len(content_embeddings_NE)
+    content = CountsWithContent(training_sequences, content_embeddings_NE, 0.5, 1.0)
     near_NN = baselines.neighbour_counts(training_sequences, num_items)
     next_NN = baselines.transition_counts(training_sequences, num_items)
     popularity_N = training_frequency(training_sequences, num_items).astype(np.float32)
@@ -83,15 +83,16 @@ def held_out(training_sequences: Histories, content_embeddings_NE: np.ndarray) -
         near_GN = left(near_NN, baselines.neighbour_counts(own, num_own))
         next_GN = left(next_NN, baselines.transition_counts(own, num_own))
         own_histories = _histories(own)
+        profile_PG = baselines.recency_profile(own_histories, num_own)
         popularity_PN = np.tile(popularity_N, (len(own_histories), 1))
         all_items = [items for items in sequences for _ in items]
         np.subtract.at(popularity_PN, flat_histories(all_items), 1)
-        counts_PN = baselines.near_last_items(own_histories, near_GN)
-        return opinions(_histories(sequences)) | {
-            "co_occurrence": log_linear.log_shares(counts_PN),
-            "popularity": np.log1p(popularity_PN),
-            "transitions": np.log1p(next_GN[baselines.last_items(own_histories)].toarray()),
-        }
+        return log_linear.of_counts(
+            baselines.shares_near(profile_PG, baselines.by_root_of_sum(near_GN)),
+            content.cosines(profile_PG @ item_GN),
+            popularity_PN,
+            next_GN[baselines.last_items(own_histories)].toarray(),
+        )
 
     return opinions_held_out
 
