@@ -98,10 +98,9 @@ BUDGETS = {
             brief=(
                 "--gin.TRAIN_STEPS=3000",
                 "--gin.EVAL_PERIOD=1500",
-                # As in gin/run/cpu.gin, whatever a dataset's own card has for more passes.
-                "--gin.network.NetworkConfig.dropout_rate=0.0",
-                "--order_noise=1.0",
+                # What the card has in place of noise.
                 NO_TEACHER,
+                "--order_noise=1.0",
             ),
         ),
         Budget(
