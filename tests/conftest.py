@@ -15,6 +15,16 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Two workers take a file each, in this order; long ones at the end would leave one of them idle.
+_LONGEST_FIRST = ("kill", "train", "pages", "tour", "reproduce", "mesh", "path", "launch")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files come first."""
+    ranks = {f"test_{name}": rank for rank, name in enumerate(_LONGEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget_compiled_programs():
     """Each holds mappings of memory, of which Linux gives a process 65,530."""

@@ -137,7 +137,7 @@ def test_network_equals_an_independent_t5_and_ignores_padding(key, batch, tied, 
     # Scales and biases away from their initial ones, so that each of them counts.
     params = jax.tree.map(lambda leaf: leaf * 1.3 + 0.01, model.init(key))
     inputs = shift_right(batch["decoder_target_tokens"])
-    found = model.module.apply({"params": params}, batch["encoder_input_tokens"], inputs)
+    found = jax.jit(model.module.apply)({"params": params}, batch["encoder_input_tokens"], inputs)
     for row, tokens in enumerate(np.asarray(batch["encoder_input_tokens"])):
         expected = numpy_logits(params, config, tokens[tokens > 0], np.asarray(inputs[row]))
         np.testing.assert_allclose(found[row], expected, rtol=1e-4, atol=1e-4)
@@ -191,13 +191,11 @@ def test_every_parameter_has_named_axes(key):
 def test_loss_is_the_log_probability_of_the_item(key, batch, normalize):
     model = TigerModel(small_config(), SMALL, normalize)
     params = model.init(key)
-    loss, aux = model.loss_fn(params, batch, None)
+    loss, aux = jax.jit(model.loss_fn)(params, batch, None)
     targets = np.asarray(batch["decoder_target_tokens"])
-    logits = np.asarray(
-        model.module.apply(
-            {"params": params}, batch["encoder_input_tokens"], shift_right(jnp.asarray(targets))
-        )
-    )
+    inputs = shift_right(jnp.asarray(targets))
+    logits = jax.jit(model.module.apply)({"params": params}, batch["encoder_input_tokens"], inputs)
+    logits = np.asarray(logits)
     expected = np.zeros(3)
     for row in range(4):
         for level, token in enumerate(targets[row]):
@@ -220,11 +218,12 @@ def test_a_drawn_item_costs_on_average_what_the_distribution_does(key, batch, no
     tokens_QI = SMALL.tokens(np.array([[0, 1, 2], [0, 1, 0], [0, 3, 1], [4, 1, 2], [3, 0, 0]]))
     tokens_QI = np.vstack([tokens_QI, np.zeros((1, 3), int)])
     shares_Q = np.array([0.4, 0.3, 0.1, 0.15, 0.05, 0.0])
+    loss_fn = jax.jit(model.loss_fn)
 
     def losses(item, **expected):
         targets = np.tile(tokens_QI[item], (4, 1))
         changed = {**batch, "decoder_target_tokens": jnp.asarray(targets), **expected}
-        return model.loss_fn(params, changed, None)
+        return loss_fn(params, changed, None)
 
     expected = {
         "expected_tokens": jnp.asarray(np.tile(tokens_QI, (4, 1, 1))),
@@ -250,8 +249,9 @@ def test_later_targets_do_not_reach_earlier_logits(key, batch):
     params = model.init(key)
     source = batch["encoder_input_tokens"]
     inputs = shift_right(batch["decoder_target_tokens"])
-    logits = model.module.apply({"params": params}, source, inputs)
-    changed = model.module.apply({"params": params}, source, inputs.at[:, 2].set(2))
+    apply = jax.jit(model.module.apply)
+    logits = apply({"params": params}, source, inputs)
+    changed = apply({"params": params}, source, inputs.at[:, 2].set(2))
     np.testing.assert_array_equal(logits[:, :2], changed[:, :2])
     assert (logits[:, 2] != changed[:, 2]).any()
 
@@ -260,6 +260,7 @@ def test_later_targets_do_not_reach_earlier_logits(key, batch):
 def test_items_of_a_sequence_cost_together_what_they_cost_one_by_one(key, normalize):
     model = TigerModel(small_config(causal_encoder=True), SMALL, normalize)
     params = model.init(key)
+    loss_fn = jax.jit(model.loss_fn)
     random = np.random.default_rng(1)
     lengths, user = [5, 2], 13
     source, visible = np.zeros((2, 1 + 5 * 3), np.int32), np.zeros((2, 5), np.int32)
@@ -273,17 +274,18 @@ def test_items_of_a_sequence_cost_together_what_they_cost_one_by_one(key, normal
         # The first item of the longer sequence is left out: another example has predicted it.
         for place in range(1 if row == 0 else 0, length):
             visible[row, place] = 1 + 3 * (place + 1)
+            is_seen = np.arange(source.shape[1]) < visible[row, place]
             alone = {
-                "encoder_input_tokens": source[row : row + 1, : visible[row, place]],
+                "encoder_input_tokens": np.where(is_seen, source[row], 0)[None],
                 "decoder_target_tokens": items[place + 1][None],
             }
-            expected += model.loss_fn(params, alone, None)[1]["level_losses"]
+            expected += loss_fn(params, alone, None)[1]["level_losses"]
     batch = {
         "encoder_input_tokens": source,
         "decoder_target_tokens": targets,
         "num_visible": visible,
     }
-    loss, aux = model.loss_fn(params, batch, None)
+    loss, aux = loss_fn(params, batch, None)
     assert aux["num_targets"] == 6
     np.testing.assert_allclose(aux["level_losses"], expected, rtol=1e-5)
     np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
@@ -298,7 +300,7 @@ def test_layers_computed_again_in_the_backward_pass_have_the_same_gradient(key, 
     assert jax.tree.structure(again.init(key)) == jax.tree.structure(params)
 
     def gradient(model):
-        return jax.grad(lambda params: model.loss_fn(params, batch, jax.random.key(3))[0])
+        return jax.jit(jax.grad(lambda params: model.loss_fn(params, batch, jax.random.key(3))[0]))
 
     program = str(jax.make_jaxpr(gradient(again))(params))
     assert program.count("remat") >= 4  # each of 2 + 2 layers
@@ -313,8 +315,9 @@ def test_layers_computed_again_in_the_backward_pass_have_the_same_gradient(key, 
 def test_dropout_changes_the_loss_only_where_it_is_asked_for(key, batch):
     model = TigerModel(small_config(), SMALL)
     params = model.init(key)
-    plain = [model.loss_fn(params, batch, None)[0] for _ in range(2)]
-    dropped = [model.loss_fn(params, batch, jax.random.key(seed))[0] for seed in (1, 1, 2)]
+    loss_fn = jax.jit(model.loss_fn)
+    plain = [loss_fn(params, batch, None)[0] for _ in range(2)]
+    dropped = [loss_fn(params, batch, jax.random.key(seed))[0] for seed in (1, 1, 2)]
     assert plain[0] == plain[1]
     assert dropped[0] == dropped[1]
     assert len({float(plain[0]), float(dropped[0]), float(dropped[2])}) == 3
@@ -395,10 +398,10 @@ def test_bfloat16_products_stay_near_float32(key, batch):
     for dtype in ("float32", "bfloat16"):
         model = TigerModel(small_config(dtype=dtype), SMALL)
         params = model.init(key)
-        losses[dtype] = float(model.loss_fn(params, batch, None)[0])
-        gradients = jax.grad(lambda params, model=model: model.loss_fn(params, batch, None)[0])(
-            params
-        )
+        loss, gradients = jax.value_and_grad(
+            lambda params, model=model: model.loss_fn(params, batch, None)[0]
+        )(params)
+        losses[dtype] = float(loss)
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gradients))
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)

@@ -97,9 +97,10 @@ def test_later_items_do_not_change_earlier_states(params):
 
 def test_batches_change_nothing(params, monkeypatch):
     together_BN = SasRec(CONFIG, params, NUM_ITEMS).scores(HISTORIES)
-    monkeypatch.setattr(sasrec, "_BATCH_SIZE", 3)
-    in_batches_BN = SasRec(CONFIG, params, NUM_ITEMS).scores(HISTORIES)
-    np.testing.assert_allclose(in_batches_BN, together_BN, rtol=1e-5)
+    for sizes in ((3,), (1, 2)):
+        monkeypatch.setattr(sasrec, "_BATCH_SIZES", sizes)
+        in_batches_BN = SasRec(CONFIG, params, NUM_ITEMS).scores(HISTORIES)
+        np.testing.assert_allclose(in_batches_BN, together_BN, rtol=1e-5)
 
 
 def test_the_loss_is_that_worked_by_hand():

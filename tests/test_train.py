@@ -110,9 +110,10 @@ def test_a_step_over_length_groups_is_the_step_over_the_padded_batch(folder):
         batch = batching.assemble(data, rows, 6)
         return model.loss_fn(params, batch, None)[0] / 16
 
+    loss_and_gradients = jax.jit(jax.value_and_grad(mean_loss))
     expected, losses = params, []
     for step_rows in rows:
-        loss, gradients = jax.value_and_grad(mean_loss)(expected, jnp.asarray(step_rows))
+        loss, gradients = loss_and_gradients(expected, jnp.asarray(step_rows))
         expected = jax.tree.map(lambda p, g: p - 0.1 * g, expected, gradients)
         losses.append(loss)
     step_fn = train.make_step_fn(model, optimizer, groups, seed=0)

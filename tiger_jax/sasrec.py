@@ -25,8 +25,8 @@ TRAIN = "python -m tiger_jax.train_sasrec"
 
 _MASKED = -1e10
 _EMBEDDING_INIT = nn.initializers.normal(0.02)
-# Histories in one call of the compiled network.
-_BATCH_SIZE = 256
+# Histories in a call, for which the network is compiled: of one user, of a few, of many.
+_BATCH_SIZES = (1, 8, 64, 256)
 # What a run has to say of itself.
 _SETTINGS = ("model", "network", "items_checksum")
 
@@ -148,11 +148,13 @@ class SasRec(Baseline):
         An empty history counts as one with an item that nobody knows.
         """
         scores_BN = np.empty((len(histories), self.num_items + 1), np.float32)
-        for start in range(0, len(histories), _BATCH_SIZE):
-            rows = slice(start, start + _BATCH_SIZE)
+        fitting = [size for size in _BATCH_SIZES if size >= len(histories)]
+        batch_size = min(fitting, default=max(_BATCH_SIZES))
+        for start in range(0, len(histories), batch_size):
+            rows = slice(start, start + batch_size)
             items_BS, lengths_B = padded(histories[rows], self.config.max_history)
             # One shape for all batches.
-            missing = _BATCH_SIZE - len(items_BS)
+            missing = batch_size - len(items_BS)
             items_BS, lengths_B = (
                 np.pad(items_BS, ((0, missing), (0, 0))),
                 np.pad(lengths_B, (0, missing)),

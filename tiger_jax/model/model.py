@@ -3,21 +3,27 @@
 Imports no T5X. The search over the catalogue stands in `beam.py`.
 """
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tiger_jax import vocabulary
 from tiger_jax.artifacts import InputError
 from tiger_jax.model import network
+from tiger_jax.vocabulary import PAD, Vocabulary
 
 
+@dataclasses.dataclass(frozen=True)
 class TigerModel:
     """The network over a Semantic-ID vocabulary.
 
-    Args:
+    Equal models are one and the same to `jax.jit`: what is compiled for one serves all.
+
+    Attributes:
       config: sizes of the network.
-      vocab: the token space; must fit into the network's embedding.
+      vocabulary: the token space; must fit into the network's embedding.
       normalize: "full", the loss is a softmax over the whole vocabulary, as in T5X; or "level",
         over the tokens that can stand at that part of an ID. The search scores the same way.
 
@@ -25,30 +31,31 @@ class TigerModel:
       InputError: the vocabulary is larger than the embedding.
     """
 
-    def __init__(
-        self,
-        config: network.NetworkConfig,
-        vocab: vocabulary.Vocabulary,
-        normalize: str = "full",
-    ):
-        if vocab.size > config.vocab_size:
-            raise InputError(
-                f"NetworkConfig.vocab_size is {config.vocab_size}, but the IDs and users need "
-                f"{vocab.size} tokens; raise it"
-            )
-        if normalize not in ("full", "level"):
-            raise InputError(f"normalize is {normalize!r}; choose 'full' or 'level'")
-        self.config = config
-        self.vocabulary = vocab
-        self.normalize = normalize
-        self.module = network.TigerNetwork(config)
+    config: network.NetworkConfig
+    vocabulary: Vocabulary
+    normalize: str = "full"
 
+    def __post_init__(self):
+        if self.vocabulary.size > self.config.vocab_size:
+            raise InputError(
+                f"NetworkConfig.vocab_size is {self.config.vocab_size}, but the IDs and users "
+                f"need {self.vocabulary.size} tokens; raise it"
+            )
+        if self.normalize not in ("full", "level"):
+            raise InputError(f"normalize is {self.normalize!r}; choose 'full' or 'level'")
+
+    @property
+    def module(self) -> network.TigerNetwork:
+        """The Flax module."""
+        return network.TigerNetwork(self.config)
+
+    # One compiled program: op by op it takes seconds.
+    @functools.partial(jax.jit, static_argnums=0)
     def init(self, key: jax.Array) -> dict:
         """Random parameters, a tree with T5X's names."""
         inputs = jnp.ones((1, self.vocabulary.id_length + 1), jnp.int32)
         targets = jnp.ones((1, self.vocabulary.id_length), jnp.int32)
-        # One compiled program: op by op it takes seconds.
-        return jax.jit(lambda key: self.module.init(key, inputs, targets)["params"])(key)
+        return self.module.init(key, inputs, targets)["params"]
 
     def param_axes(self) -> dict:
         """Logical names of every parameter's axes, as `flax.linen.partitioning` keeps them."""
@@ -147,7 +154,7 @@ class TigerModel:
 
 def shift_right(targets_BT: jax.Array) -> jax.Array:
     """Decoder inputs: padding as the start token, then all targets but the last."""
-    return jnp.pad(targets_BT[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.PAD)
+    return jnp.pad(targets_BT[:, :-1], ((0, 0), (1, 0)), constant_values=PAD)
 
 
 def num_parameters(params: dict) -> int:
