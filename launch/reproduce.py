@@ -12,7 +12,6 @@ import argparse
 import datetime
 import pathlib
 import sys
-import time
 
 import jax
 
@@ -92,13 +91,12 @@ def _is_done(path: pathlib.Path, setting: Setting, keep: bool) -> bool:
 
 def _measure(experiment: Experiment, setting: Setting, path: pathlib.Path) -> None:
     """Writes down what the experiment finds, after each of its parts where it has several."""
-    started = time.monotonic()
     found = experiment.run(setting)
     values = {}
     for values in [found] if isinstance(found, dict) else found:
-        _save(experiment, setting, path, values, isinstance(found, dict), started)
+        _save(experiment, setting, path, values, isinstance(found, dict))
     if not isinstance(found, dict):
-        _save(experiment, setting, path, values, True, started)
+        _save(experiment, setting, path, values, True)
     print(f"wrote {path}")
 
 
@@ -108,7 +106,6 @@ def _save(
     path: pathlib.Path,
     values: dict,
     complete: bool,
-    started: float,
 ) -> None:
     command = f"python -m launch.reproduce {experiment.name} --dataset={setting.dataset}"
     command += f" --budget={setting.budget.name} --seeds={len(setting.seeds)}"
@@ -125,7 +122,6 @@ def _save(
             **setting.facts(),
             "tables": setting.tables,
             "hardware": mesh.hardware(),
-            "seconds": round(time.monotonic() - started, 1),
             "command": command,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             **artifacts.provenance(),

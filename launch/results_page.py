@@ -94,13 +94,22 @@ def _source(experiment: Experiment, result: dict, where: str) -> str:
     )
     return (
         f"<sub>[{name}]({where}/{name}): `{result['command']}`, {result['date']}, commit "
-        f"{result['commit']}; {encoder}; {result['hardware']}, {_duration(result['seconds'])}"
+        f"{result['commit']}; {encoder}; {result['hardware']}{_trainings(result)}"
         f"{'' if result['complete'] else '; NOT COMPLETE: the same command goes on'}</sub>"
     )
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} minutes"
+def _trainings(result: dict) -> str:
+    """How the TIGER models behind a table of scores were trained, which may have been in steps."""
+    rows = result["values"].get("rows")
+    rows = rows.values() if isinstance(rows, dict) else ()
+    runs = [run for row in rows for run in row.get("runs", ()) if "search" in run]
+    recipes = dict.fromkeys(
+        f"batches of {run['training']['batch_size']}, dropout "
+        f"{run['training']['network']['dropout_rate']:g}, evaluated at {run['commit']}"
+        for run in runs
+    )
+    return "".join(f"; {recipe}" for recipe in recipes)
 
 
 def main(argv=None) -> None:

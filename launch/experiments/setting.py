@@ -196,8 +196,24 @@ class Setting:
             self._run(
                 make_ids, gin_file, f"--folder={self.folder}", f"--ids={name}", "--seed=0", *flags
             )
-        self.tables[name] = SemanticIdTable.load(path).checksum()
+        table = SemanticIdTable.load(path)
+        self._require_current(path, table.header)
+        self.tables[name] = table.checksum()
         return name
+
+    def _require_current(self, path: pathlib.Path, header: Mapping[str, Any]) -> None:
+        """InputError where IDs were made before the folder was prepared anew."""
+        _, source = content.load_embeddings(self.folder)
+        now = {
+            "embeddings_checksum": source["checksum"],
+            "sequences_checksum": self.sequences.checksum(),
+        }
+        for name, checksum in now.items():
+            if header.get(name, checksum) != checksum:
+                raise artifacts.InputError(
+                    f"{path}: {name} is {header[name]}, but {self.folder} has {checksum} now; "
+                    f"remove {path.parent} to make the IDs again"
+                )
 
     def content_ids(self) -> str:
         """Name of IDs by an RQ-VAE of the items' content alone, as the paper's are."""
@@ -221,16 +237,42 @@ class Setting:
         ids = ids or self.ids()
         run = "-".join(part for part in (self.budget.name, ids, variant, str(seed)) if part)
         flags = [f"--ids={ids}", f"--seed={seed}", *self._embedding_rows(ids), *flags]
-        # Says that a run is over, which its checkpoints alone do not.
-        finished = self.folder / "runs" / run / "finished.json"
-        trained = {"flags": flags, "table": self.table(ids).checksum()}
         has_teacher = self.macro("TEACHER_WEIGHT") and NO_TEACHER not in flags
         if has_teacher and not (self.folder / SOFT_TARGETS).is_file():
             self.verb(teach, f"--folder={self.folder}")
-        if not finished.is_file() or artifacts.load_json(finished, "launch.reproduce") != trained:
-            self.verb(train, f"--folder={self.folder}", f"--run={run}", *flags)
-            artifacts.save_json(finished, trained)
+        self.train_once(train, self.card, run, flags, table=self.table(ids).checksum())
         return run
+
+    def train_once(
+        self, module: ModuleType, gin_file: str, run: str, flags: Sequence[str], **made_from: str
+    ) -> None:
+        """Trains a run to its end unless that has been done.
+
+        Args:
+          module: the verb that trains.
+          gin_file: its card.
+          run: name of the run.
+          flags: of the verb.
+          **made_from: checksums of what it learns from, beside the sequences.
+
+        Raises:
+          InputError: a run of that name is there which was made in another way.
+        """
+        # Says that a run is over, which its checkpoints alone do not.
+        finished = self.folder / "runs" / run / "finished.json"
+        made_from |= {"sequences": self.sequences.checksum(), "card": _settings_checksum(gin_file)}
+        recipe = {"flags": [*flags], **made_from}
+        if not finished.is_file():
+            self._run(module, gin_file, f"--folder={self.folder}", f"--run={run}", *flags)
+            artifacts.save_json(finished, recipe)
+            return
+        found = artifacts.load_json(finished, "launch.reproduce")
+        for name, value in recipe.items():
+            if found.get(name) != value:
+                raise artifacts.InputError(
+                    f"{finished.parent}: was trained with {name} = {found.get(name)}, now it is "
+                    f"{value}; remove the run to train it again"
+                )
 
     def _embedding_rows(self, ids: str) -> Sequence[str]:
         """More rows for IDs with more tokens than the card has room for."""
@@ -241,9 +283,7 @@ class Setting:
 
     def macro(self, name: str) -> Any:
         """What the budget's card sets."""
-        gin.clear_config()
-        gin.add_config_file_search_path(str(ROOT))
-        gin.parse_config_file(self.card)
+        _parse(self.card)
         return gin.query_parameter(f"%{name}")
 
     def network(self) -> NetworkConfig:
@@ -299,3 +339,15 @@ class Setting:
             run = self.train(ids, variant, flags, seed)
             found.append({**self.evaluate(run), "run": run})
         return seeds_row(found, seeds, _FACTS)
+
+
+def _parse(card: str) -> None:
+    gin.clear_config()
+    gin.add_config_file_search_path(str(ROOT))
+    gin.parse_config_file(card)
+
+
+def _settings_checksum(card: str) -> str:
+    """Identifies all that a card sets, wherever it is written."""
+    _parse(card)
+    return artifacts.checksum(gin.config_str())
