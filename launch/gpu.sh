@@ -2,19 +2,19 @@
 # Prepared data -> soft targets, Semantic IDs -> training -> evaluation -> JSON, in pieces of a few
 # minutes: what the time limit cuts off goes on where it was when the same command is given again.
 #
-#   bash launch/gpu.sh [--limit=540] [--seeds="0 1 2"] [--out=results] CARD.gin ... [-- FLAG ...]
+#   bash launch/gpu.sh [--limit=540] [--seeds="0 1 2"] [--out=results/gpu] CARD.gin ... [-- FLAG ...]
 #
 # The limit is in seconds. Each card runs once a seed, with the IDs of the first seed, as run
 # NAME-SEED (NAME is the card's file name); OUT gets NAME-SEED.json, what `eval` prints with --json.
 # FLAGs go to every verb (--gin.TRAIN_STEPS=1000). Installs nothing: wants a Python with jax, flax,
 # optax, orbax and gin-config (TIGER_PYTHON, else python3), and prepared folders (tiger_jax.prepare),
-# which may come from another machine.
+# which may come from another machine. OUT holds results of one set of FLAGs alone.
 #
 # Exit code: 0 all done; 75 time is up, give the same command again; 2 a fault in the input.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-limit=540 seeds="0 1 2" out=results cards=() flags=()
+limit=540 seeds="0 1 2" out=results/gpu cards=() flags=()
 while (($#)); do
   case $1 in
     --limit=*) limit=${1#*=} ;;
@@ -42,6 +42,12 @@ python=${TIGER_PYTHON:-python3}
 # Programs compiled in one piece serve the next.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$PWD/work/jax_cache}
 mkdir -p "$out"
+given=$(printf '%s\n' ${flags[@]+"${flags[@]}"})
+if [ -e "$out/flags" ] && [ "$(cat "$out/flags")" != "$given" ]; then
+  echo "error: $out has results of other flags: $(tr '\n' ' ' <"$out/flags"); give another --out" >&2
+  exit 2
+fi
+printf '%s\n' "$given" >"$out/flags"
 
 # verb CARD NAME FLAG ...: runs a verb until the limit; ends everything with 75 when it has come.
 verb() {

@@ -12,6 +12,8 @@ case ${1:-} in
   "") size=() folder=work/quickstart ;;
   --tiny)
     folder=work/quickstart_tiny
+    # What an older version left there may not be gone on with.
+    rm -rf "$folder"
     size=(--gin.TRAIN_STEPS=20 --gin.EVAL_PERIOD=20 --gin.NUM_EPOCHS=20 "--gin.FOLDER='$folder'")
     ;;
   *)

@@ -71,14 +71,19 @@ def test_what_the_time_limit_cuts_off_goes_on_with_the_same_command(tmp_path):
     assert cut.stderr.splitlines()[-1].startswith("time is up during teach of")
     done = gpu("--limit=540", *arguments)
     assert done.returncode == 0, done.stderr
-    results = {path.name: json.loads(path.read_text()) for path in out.iterdir()}
+    results = {path.name: json.loads(path.read_text()) for path in out.glob("*.json")}
     assert set(results) == {"quickstart-ids.json", "quickstart-3.json"}
     assert results["quickstart-3.json"]["run"] == "quickstart-3"
     assert results["quickstart-3.json"]["training"]["steps"] == 20
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     again = gpu("--limit=540", *arguments)
     assert again.returncode == 0
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    flags = out / "flags"
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert after | {flags: 0} == before | {flags: 0}
+    other = gpu("--limit=540", *arguments, "--gin.TRAIN_STEPS=30")
+    assert other.returncode == 2
+    assert other.stderr.startswith(f"error: {out} has results of other flags: --gin.FOLDER=")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import pathlib
 import sys
 
@@ -16,6 +17,7 @@ from tiger_jax.artifacts import InputError
 
 # Stands for RecBole's interpreter: the same items for all users, last the target of the test.
 _FAKE = """#!{python}
+import functools
 import json, sys
 import numpy as np
 options = dict(argument[2:].split("=") for argument in sys.argv[2:])
@@ -81,9 +83,8 @@ def test_attributes_are_words_each_once():
 
 
 def test_lists_of_the_other_interpreter_are_kept_and_scored_without_the_history(setting, tmp_path):
-    path = ranked_lists.make_lists(
-        setting.folder, "HGN", 0, interpreter(tmp_path), epochs=7, pretrain_epochs=1
-    )
+    options = {"epochs": 7, "pretrain_epochs": 1}
+    path = ranked_lists.make_lists(setting.folder, "HGN", 0, interpreter(tmp_path), **options)
     header, ranked = ranked_lists.load_lists(path, setting.sequences)
     assert (header["best_epoch"], header["model"], header["seed"]) == (7, "HGN", 0)
     histories, targets = setting.sequences.split("test")
@@ -96,8 +97,11 @@ def test_lists_of_the_other_interpreter_are_kept_and_scored_without_the_history(
     ]
     assert row["scores"]["ndcg@5"]["value"] == pytest.approx(np.mean(gains))
     assert row["scores"]["recall@5"]["value"] == row["with_history_items"]["recall@5"]["value"] == 1
-    # A model that has its lists is not trained again.
-    assert ranked_lists.make_lists(setting.folder, "HGN", 0, "no such interpreter") == path
+    # A model that has its lists is not trained again, nor taken for one of other options.
+    make_lists = functools.partial(ranked_lists.make_lists, setting.folder, "HGN", 0, "nowhere")
+    assert make_lists(**options) == path
+    with pytest.raises(InputError, match=r"trained with .*7.*; remove it to train with .*8"):
+        make_lists(epochs=8, pretrain_epochs=1)
     path.unlink()
 
 

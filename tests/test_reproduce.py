@@ -1,5 +1,6 @@
 """Every table and figure of the paper at toy size; the page of results; what is refused."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -160,6 +161,30 @@ def test_a_result_of_other_data_or_ids_is_refused_unless_kept(change, message, t
     assert message in capsys.readouterr().err
     assert run("table8", "--keep") == result | change
     path.write_text(json.dumps(result))
+
+
+def test_what_another_recipe_made_is_refused(toy, capsys):
+    result = run("table8")
+    folder = pathlib.Path("work/reproduce_toy/beauty")
+    path = pathlib.Path("work/reproduce_toy/results/table8_beauty_toy.json")
+    finished = folder / "runs" / "toy-rqvae_adamw-0" / "finished.json"
+    recipe = json.loads(finished.read_text())
+    path.unlink()
+    finished.write_text(json.dumps(recipe | {"card": "older"}))
+    with pytest.raises(SystemExit):
+        run("table8")
+    assert "was trained with card = older, now it is" in capsys.readouterr().err
+    finished.write_text(json.dumps(recipe))
+
+    table_path = folder / "ids" / "rqvae_adamw" / "semantic_ids.npz"
+    table = SemanticIdTable.load(table_path)
+    header = table.header | {"embeddings_checksum": "other"}
+    dataclasses.replace(table, header=header).save(table_path)
+    with pytest.raises(SystemExit):
+        run("table8")
+    assert "embeddings_checksum is other, but" in capsys.readouterr().err
+    table.save(table_path)
+    assert run("table8")["values"] == result["values"]
 
 
 # --- The paper's numbers, and ours beside them ---

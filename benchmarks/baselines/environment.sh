@@ -12,4 +12,4 @@ if [ ! -e "$folder/complete" ]; then
     "torch==2.13.0" "recbole==1.2.1" "numpy<2" "pandas<2.2" "scipy<1.13" "setuptools<81"
   touch "$folder/complete"
 fi
-echo "$folder/bin/python"
+echo "$(cd "$folder" && pwd)/bin/python"

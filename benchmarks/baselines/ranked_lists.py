@@ -1,6 +1,6 @@
 """Ranked lists of RecBole's models on a prepared folder, for our own scorer.
 
-    python -m benchmarks.baselines.ranked_lists --folder=work/beauty_minilm --epochs=20 \\
+    python -m benchmarks.baselines.ranked_lists --folder=work/beauty_minilm \\
       --python=$(bash benchmarks/baselines/environment.sh)
 
 Same users, items, order and leave-one-out split as TIGER's. Each model leaves
@@ -72,15 +72,23 @@ def make_lists(folder: str, model: str, seed: int, python: str, **options: int) 
         run_recbole.py.
     """
     path = lists_path(folder, model, seed)
-    if path.is_file():
-        return path
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
+    if path.is_file():
+        header, _ = load_lists(path, sequences)
+        # The number of threads changes no more than rounding.
+        if header["options"] | {"threads": 0} != options | {"threads": 0}:
+            raise InputError(
+                f"{path}: trained with {header['options']}; remove it to train with {options}"
+            )
+        return path
     script = pathlib.Path(__file__).with_name("run_recbole.py")
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         temporary = pathlib.Path(name)
         write_atomic_files(pathlib.Path(folder), temporary)
-        command = [python, str(script), f"--model={model}", f"--atomic={temporary / _DATASET}"]
+        # Where it is said from here; it works elsewhere.
+        interpreter = os.path.abspath(python) if os.path.exists(python) else python
+        command = [interpreter, str(script), f"--model={model}", f"--atomic={temporary / _DATASET}"]
         command += [f"--out={temporary / 'lists.npz'}", f"--seed={seed}"]
         command += [f"--{option}={value}" for option, value in options.items()]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}

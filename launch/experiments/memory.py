@@ -32,7 +32,8 @@ def run(setting: Setting) -> dict:
         "width": width,
         "item_to_id_bytes": table.semantic_ids_NI.nbytes,
         "id_to_item_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(trie)),
-        "python_dict_bytes": sys.getsizeof(item_of) + sum(map(sys.getsizeof, item_of)),
+        "python_dict_bytes": sys.getsizeof(item_of)
+        + sum(sys.getsizeof(key) + sys.getsizeof(item) for key, item in item_of.items()),
         "paper_lookup_bytes": 64 * num_items // 8,
         "code_embeddings_bytes": code_embeddings.nbytes,
         "item_embeddings_bytes": item_embeddings.nbytes,

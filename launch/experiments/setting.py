@@ -206,7 +206,7 @@ class Setting:
         _, source = content.load_embeddings(self.folder)
         now = {
             "embeddings_checksum": source["checksum"],
-            "sequences_checksum": self.sequences.checksum(),
+            "interactions_checksum": self.sequences.interactions_checksum(),
         }
         for name, checksum in now.items():
             if header.get(name, checksum) != checksum:
