@@ -385,7 +385,7 @@ class Campaign:
             "sequences.npz": (hostile_npz, lambda at: Sequences.load(at / "sequences.npz")),
             "soft_targets.npz": (
                 hostile_npz,
-                lambda at: SoftTargets.load(at, Sequences.load(at / "sequences.npz")),
+                lambda at: SoftTargets.load(at, Sequences.load(at / "sequences.npz"), "content"),
             ),
             "items.jsonl": (hostile, content.load_items),
             "content_embeddings.npy": (hostile_npy, content.load_embeddings),

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 from tiger_jax import checkpoints, train_state
@@ -11,8 +12,7 @@ from tiger_jax.artifacts import InputError
 
 OPTIMIZERS = {
     "adafactor": train_state.adafactor(train_state.rsqrt_schedule(0.01, 10)),
-    "adafactor with decay": train_state.adafactor(train_state.rsqrt_schedule(0.01, 10), 0.1),
-    "adamw": train_state.adamw(train_state.cosine_schedule(0.01, 2, 10), 0.1),
+    "adamw": optax.adamw(train_state.cosine_schedule(0.01, 2, 10), weight_decay=0.1),
 }
 
 

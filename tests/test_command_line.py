@@ -104,6 +104,7 @@ def test_what_a_file_imports_can_be_bound_on_the_command_line(capsys, tmp_path):
         (("--folder=a", "--gin.MISSPELT=1"), "no gin file sets a macro 'MISSPELT'"),
         (("--folder=a", "--gin.test_command_line.demo.cuont=1"), "cuont"),
         (("--folder=a", "--gin.COUNT"), "gin: "),
+        (("--folder=a", "--gin.test_command_line.demo.count=many"), "count=many: no value; a text"),
     ],
 )
 def test_faults_are_one_line_and_exit_code_2(capsys, arguments, message):

@@ -251,7 +251,14 @@ def test_the_validation_split_scores_the_item_before_the_last(folder, recommende
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"num_beams": 9}, {"batch_size": 0}, {"num_users": -1}, {"split": "training"}]
+    "arguments",
+    [
+        {"num_beams": 9},
+        {"batch_size": 0},
+        {"num_users": -1},
+        {"split": "training"},
+        {"fusion": "counts", "exclude_history": False},
+    ],
 )
 def test_arguments_that_make_no_sense_are_refused(folder, recommender, arguments):
     with pytest.raises(artifacts.InputError):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tiger_jax.artifacts import InputError
 from tiger_jax.data import examples, reviews
 from tiger_jax.data.sequences import Sequences, build_sequences
 
@@ -119,7 +120,8 @@ def brute_force_items(lengths, batch_size, num_groups):
 def test_length_groups_have_the_least_padding(num_groups):
     lengths = np.minimum(np.random.default_rng(1).geometric(0.3, 500), 9)
     made = examples.length_groups(lengths, 50, num_groups)
-    assert made.items_per_batch == brute_force_items(lengths, 50, num_groups)
+    items_per_batch = np.dot(made.capacities, made.sizes)
+    assert items_per_batch == brute_force_items(lengths, 50, num_groups)
 
 
 def test_epochs_differ_and_depend_on_seed_and_epoch_alone():
@@ -174,3 +176,16 @@ def test_packed_rows_are_nearly_full_and_leave_nothing_out_for_long():
 def test_batch_size_must_fit_the_devices():
     with pytest.raises(ValueError, match="batch size 10 is not a multiple of 4"):
         examples.length_groups(np.ones(20, int), 10, 2, multiple=4)
+
+
+def test_users_of_three_items_leave_nothing_to_train_on():
+    sequences = Sequences(
+        ("ann", "bob"),
+        ("", "a", "b", "c"),
+        np.array([1, 2, 3, 3, 2, 1], np.int32),
+        np.array([0, 3, 6]),
+        {},
+    )
+    for train_on in ("prefixes", "sequences"):
+        with pytest.raises(InputError, match="nothing to train on: no user has two items before"):
+            examples.of(sequences, train_on, 20, is_causal=True)

@@ -114,6 +114,8 @@ def test_what_is_chosen_on_validation_is_what_eval_measures(shop, capsys):
     saved = json.loads((shop / "runs/tiger/fusions/counts.json").read_text())
     result = eval.evaluate(str(shop), "tiger", "validation", fusion="counts", **SIZES)
     assert result["ndcg@10"] == pytest.approx(saved["scores"]["fusion"]["ndcg@10"])
+    assert "with_history_items" not in result
+    assert "history kept" not in capsys.readouterr().out
     assert (shop / "runs/tiger/eval/validation_fusion_counts/eval.json").is_file()
     # What follows is known to the counts, and the model's noise does not drown it.
     assert saved["scores"]["fusion"]["recall@5"]["value"] > 0.9
@@ -140,11 +142,26 @@ def test_sasrec_is_one_more_opinion(shop, monkeypatch):
             return np.full((len(histories), NUM_ITEMS + 1), -np.inf)
 
     monkeypatch.setattr(fusion, "SasRec", Stub)
+    artifacts.save_json(shop / "runs/other/run.json", {})
     sequences = Sequences.load(shop / SEQUENCES)
     alone = fusion.load_opinions(shop, sequences)([[1, 2]])
     found = fusion.load_opinions(shop, sequences, "other")([[1, 2]])
     assert set(found) == {*alone, "sasrec"}
     assert found["sasrec"][0].tolist() == [0.0] + [-np.inf] * NUM_ITEMS
+
+
+def test_nothing_is_measured_on_items_that_a_run_may_have_learnt(shop):
+    """A user's items in another order, as the day's ties may fall: the last is another one."""
+    sequences = Sequences.load(shop / SEQUENCES)
+    path = shop / "runs/tiger/run.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps(settings | {"interactions": sequences.interactions_checksum()}))
+    fuse.choose(str(shop), "tiger", **SIZES)
+    save_sequences(shop, [row[::-1] for row in sequences.items.reshape(-1, 6)])
+    with pytest.raises(InputError, match="tiger: trained on other interactions than the folder"):
+        eval.evaluate(str(shop), "tiger", **SIZES)
+    with pytest.raises(InputError, match="tiger: trained on other interactions than the folder"):
+        fuse.choose(str(shop), "tiger", **SIZES)
 
 
 def test_a_fusion_that_was_not_chosen_is_refused(shop):

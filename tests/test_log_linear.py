@@ -72,7 +72,7 @@ def test_the_chosen_exponents_find_what_decides():
     targets = np.array([sequence[4] for sequence in sequences])
     opinions = log_linear.counted(sequences, random.normal(size=(30, 5)))
     names = ("content", "popularity", "transitions")
-    exponents = log_linear.choose_exponents(opinions, 30, histories, targets, names, 20)
+    exponents = log_linear.choose_exponents(opinions, histories, targets, names, 20)
     assert exponents["transitions"] > 2
     ranked = LogLinear(opinions, exponents, 30).recommend(None, histories, 1)
     np.testing.assert_array_equal(ranked.item_numbers[:, 0], targets)

@@ -359,3 +359,20 @@ def test_joined_folders_share_codes_and_keep_their_own_items(folder, tmp_path):
     prepare.prepare("synthetic", str(other), width=8, synthetic_users=200, synthetic_items=80)
     with pytest.raises(InputError, match="8 wide, but those to join by tfidf, 16 wide"):
         make_ids.make_ids(str(folder), "joined", RESIDUAL, joined_with=str(other))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": ""}, "ids='': give a name, without /"),
+        ({"ids": "../elsewhere"}, "ids='../elsewhere': give a name, without /"),
+        ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"collision_size": 0}, "collision_size is 0; give 1 or more"),
+        ({"min_codebook_usage": 2.0}, "min_codebook_usage is 2.0; give a share, 0 to 1"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(folder, changes, message):
+    arguments = {"ids": "mine", "scheme": RESIDUAL, **changes}
+    with pytest.raises(InputError, match=f"^{message}"):
+        make_ids.make_ids(str(folder), **arguments)
+    assert files_of(folder) == []

@@ -412,3 +412,9 @@ def test_vocabulary_must_fit_the_embedding():
         TigerModel(small_config(vocab_size=19), SMALL)
     with pytest.raises(InputError, match="normalize is 'valid'"):
         TigerModel(small_config(), SMALL, "valid")
+    with pytest.raises(InputError, match="num_heads is 0; give 1 or more"):
+        small_config(num_heads=0)
+    with pytest.raises(InputError, match=r"dropout_rate is 1\.0"):
+        small_config(dropout_rate=1.0)
+    with pytest.raises(InputError, match="dtype is 'float17'"):
+        small_config(dtype="float17")

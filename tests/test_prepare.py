@@ -139,7 +139,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_folder_as_it_was(
     ("changes", "message"),
     [
         ({"seed": -1}, "seed=-1"),
-        ({"width": 0}, "width=0"),
+        ({"width": 0}, "width is 0; give 1 or more"),
+        ({"min_interactions": -1}, "min_interactions is -1; give 1 or more"),
+        ({"min_item_interactions": 0}, "min_item_interactions is 0; give 1 or more"),
         ({"text_fields": "titel"}, "no clause for titel"),
         ({"template": "{titel}"}, "must hold one of"),
         ({"ties": "random"}, "choose file or shuffle"),
@@ -151,6 +153,11 @@ def test_wrong_arguments_are_one_line(tmp_path, changes, message):
         synthetic(tmp_path, **changes)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_has_a_name():
+    with pytest.raises(artifacts.InputError, match="give the prepared folder to write"):
+        prepare.prepare("synthetic", "")
 
 
 def command(*arguments, cwd=ROOT):

@@ -174,6 +174,23 @@ def test_free_filtered_widens_the_beam_until_enough_are_valid():
     assert len(widths) == 2
 
 
+def test_a_free_beam_may_be_wider_than_the_catalogue(monkeypatch):
+    """One ID in eight is an item: six of them take 48 beams, more than there are items."""
+    widths = []
+
+    def one_in_eight(self, requests, rows, num_beams):
+        widths.append(num_beams)
+        item_numbers_BM = np.zeros((len(rows), num_beams), np.int32)
+        item_numbers_BM[:, ::8] = np.arange(1, 1 + len(item_numbers_BM[0, ::8]))
+        return RankedItems(item_numbers_BM, -np.ones(item_numbers_BM.shape, np.float32))
+
+    monkeypatch.setattr(recommender_module.Recommender, "_ranked", one_in_eight)
+    options = {"search": "free_filtered", "num_beams": 8, "max_beams": 64}
+    found = recommender("level", **options).recommend(USERS, ragged(), 6, exclude_history=False)
+    assert widths == [8, 16, 32, 64]
+    assert found.used.all()
+
+
 def test_without_invalid_ids_keeps_the_order():
     ranked = RankedItems(
         np.array([[0, 7, 0, 3], [0, 0, 9, 0]], np.int32),

@@ -266,3 +266,15 @@ def test_hierarchical_with_room_for_all_tells_all_different_items_apart():
     codes = schemes.hierarchical(embeddings(), 0, codebook_sizes=(8, 64))
     assert len(np.unique(codes.codes_NL, axis=0)) == 58
     assert codes.explained_variance == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("sizes", [4, (), (0, 4), ("a",), (4.0,)])
+@pytest.mark.parametrize("scheme", ["rqvae", "random", "hierarchical", "residual"])
+def test_codebook_sizes_are_numbers_of_codes(scheme, sizes):
+    with pytest.raises(InputError, match=r"^codebook_sizes=.*: give the number of codes"):
+        CASES[scheme](embeddings(), 0, codebook_sizes=sizes)
+
+
+def test_a_training_of_no_epochs_is_refused():
+    with pytest.raises(InputError, match="num_epochs is 0; give 1 or more"):
+        CASES["rqvae"](embeddings(), 0, num_epochs=0)

@@ -88,15 +88,17 @@ def test_saved_soft_targets_are_of_their_sequences(tmp_path):
     )
     items_PQ, shares_PQ = np.int32([[1, 2], [3, 0]]), np.float32([[0, 0], [1, 0]])
     found = SoftTargets(items_PQ, shares_PQ, EXPONENTS)
-    header = {"sequences": sequences.checksum()}
+    header = {"sequences": sequences.checksum(), "content": "texts"}
     found.save(tmp_path, header)
-    loaded = SoftTargets.load(tmp_path, sequences)
+    loaded = SoftTargets.load(tmp_path, sequences, "texts")
     assert loaded.checksum() == found.checksum()
     assert loaded.exponents == EXPONENTS
     with pytest.raises(InputError, match=r"is of other sequences .*tiger_jax\.teach"):
-        SoftTargets.load(tmp_path, others)
+        SoftTargets.load(tmp_path, others, "texts")
+    with pytest.raises(InputError, match=r"is of other content embeddings .*tiger_jax\.teach"):
+        SoftTargets.load(tmp_path, sequences, "pictures")
     with pytest.raises(InputError, match=r"tiger_jax\.teach"):
-        SoftTargets.load(tmp_path / "elsewhere", sequences)
+        SoftTargets.load(tmp_path / "elsewhere", sequences, "texts")
     for damaged in (
         (items_PQ[:1], shares_PQ[:1]),
         (items_PQ, shares_PQ[:, :1]),
@@ -106,7 +108,15 @@ def test_saved_soft_targets_are_of_their_sequences(tmp_path):
     ):
         SoftTargets(*damaged, EXPONENTS).save(tmp_path, header)
         with pytest.raises(InputError, match="damaged or not a soft targets file"):
-            SoftTargets.load(tmp_path, sequences)
+            SoftTargets.load(tmp_path, sequences, "texts")
+
+
+def test_who_has_seen_everything_has_nothing_to_learn():
+    sequence = np.array([1, 2, 3, 4, 5, 1])
+    embeddings_NE = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    found = teacher.teach([sequence, sequence[::-1]], embeddings_NE, EXPONENTS, 3)
+    sums_P = found.shares_PQ.sum(axis=1)
+    np.testing.assert_allclose(sums_P, [0, 1, 1, 1, 1, 0] * 2, rtol=1e-6)
 
 
 def test_the_verb_teaches_cards_that_have_a_teacher(tmp_path, capsys):
@@ -115,12 +125,17 @@ def test_the_verb_teaches_cards_that_have_a_teacher(tmp_path, capsys):
     assert teach.teach(folder, teacher_weight=0.0) == {"exponents": {}}
     assert "no teacher" in capsys.readouterr().out
     sequences = Sequences.load(tmp_path / "data" / "sequences.npz")
+    _, source = content.load_embeddings(folder)
     with pytest.raises(InputError, match=r"soft_targets\.npz: no such file"):
-        SoftTargets.load(folder, sequences)
-    with pytest.raises(InputError, match="num_expected is 0; give 1 or more items"):
+        SoftTargets.load(folder, sequences, source["checksum"])
+    with pytest.raises(InputError, match="num_expected is 0; give 1 or more"):
         teach.teach(folder, num_expected=0)
+    with pytest.raises(InputError, match="num_users is -1; give 0 or more"):
+        teach.teach(folder, num_users=-1)
+    with pytest.raises(InputError, match=r"teacher_weight is -1\.0; give 0 to 1"):
+        teach.teach(folder, teacher_weight=-1.0)
     result = teach.teach(folder, num_expected=6)
-    found = SoftTargets.load(folder, sequences)
+    found = SoftTargets.load(folder, sequences, source["checksum"])
     assert found.exponents == result["exponents"]
     training = sequences.training_sequences()
     embeddings_NE, _ = content.load_embeddings(folder)
@@ -139,13 +154,19 @@ def test_no_test_target_reaches_the_teacher(tmp_path):
     prepare.prepare("synthetic", folder, synthetic_users=200, synthetic_items=60)
     path = tmp_path / "data" / "sequences.npz"
     sequences = Sequences.load(path)
-    before = teach.teach(folder, num_expected=6), SoftTargets.load(folder, sequences).checksum()
+    texts = content.load_embeddings(folder)[1]["checksum"]
+
+    def taught(sequences):
+        result = teach.teach(folder, num_expected=6)
+        return result, SoftTargets.load(folder, sequences, texts).checksum()
+
+    before = taught(sequences)
     items = sequences.items.copy()
     last = sequences.offsets[1:] - 1
     items[last] = items[last] % sequences.num_items + 1
     planted = dataclasses.replace(sequences, items=items)
     planted.save(path)
-    after = teach.teach(folder, num_expected=6), SoftTargets.load(folder, planted).checksum()
+    after = taught(planted)
     assert after == before
     # Those at the last place but one, which are validation's, choose the exponents.
     items[last - 1] = items[last - 1] % sequences.num_items + 1

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tiger_jax import train_state
@@ -43,3 +44,16 @@ def test_first_step_of_adafactor_scales_with_the_parameter():
         expected = params["w"] - 0.01 * rms * np.sign(gradient["w"])
         np.testing.assert_allclose(state.params["w"], expected, rtol=1e-5)
         assert state.step == 1
+
+
+def test_update_sizes_are_those_of_the_steps():
+    """Plain descent moves by the rate; schedules that differ late differ there alone."""
+    steps = (0, 20, 60, 99, 100)
+    short, long = (train_state.cosine_schedule(0.5, 10, num) for num in (100, 120))
+    found = train_state.update_sizes(optax.sgd(short), steps)
+    np.testing.assert_allclose(found, [short(step) for step in steps], rtol=1e-6)
+    assert found[-1] == 0
+    others = train_state.update_sizes(train_state.adafactor(long), steps)
+    assert others[0] == 0
+    assert all(others[1:])
+    assert train_state.update_sizes(optax.MultiSteps(optax.sgd(short), 4), steps) == []

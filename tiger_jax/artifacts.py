@@ -35,6 +35,20 @@ class InputError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+def require_at_least(least: int, **values: int) -> None:
+    """InputError for the first of the named values that is smaller."""
+    for name, value in values.items():
+        if value < least:
+            raise InputError(f"{name} is {value}; give {least} or more")
+
+
+def require_names(**names: str) -> None:
+    """InputError for the first that is no name of a file in a folder of the project's own."""
+    for what, name in names.items():
+        if not name or name != pathlib.PurePath(name).name:
+            raise InputError(f"{what}={name!r}: give a name, without /")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`, which takes its name only if the block succeeds.

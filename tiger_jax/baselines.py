@@ -165,6 +165,7 @@ class CountsWithContent(Baseline):
         self.temperature = temperature
         centred_NE = content_embeddings_NE - content_embeddings_NE.mean(axis=0)
         self.centred_NE = _with_padding_row(centred_NE)
+        self.directions_NE = directions(self.centred_NE)
         self.counts_NN = by_root_of_sum(neighbour_counts(training_sequences, self.num_items))
 
     def scores(self, histories: Histories) -> np.ndarray:
@@ -179,7 +180,7 @@ class CountsWithContent(Baseline):
 
     def cosines(self, profile_BN: scipy.sparse.csr_array) -> np.ndarray:
         """Cosine between each profile's mean content and every item's, [B, N + 1]."""
-        return directions(profile_BN @ self.centred_NE) @ directions(self.centred_NE).T
+        return directions(profile_BN @ self.centred_NE) @ self.directions_NE.T
 
 
 def choose_mixture(

@@ -4,6 +4,7 @@ A verb is a plain function with a documented signature. What it does is none of 
 business.
 """
 
+import ast
 import copy
 import inspect
 import json
@@ -127,6 +128,7 @@ def _gin_bindings(
         gin.parse_config_files_and_bindings(files, [], finalize_config=False)
         for binding in bindings:
             _require_macro(gin, binding)
+            _require_value(binding)
         gin.parse_config(bindings if files else preamble + bindings)
         return gin.get_bindings(function, resolve_references=False), gin.config_str()
     except Exception as error:  # gin raises many kinds; all of them are faults of the input
@@ -158,6 +160,18 @@ def _require_macro(gin, binding: str) -> None:
             gin.query_parameter(f"%{name}")
         except ValueError as error:
             raise ValueError(f"no gin file sets a macro {name!r}") from error
+
+
+def _require_value(binding: str) -> None:
+    """What is no Python value and refers to nothing; the shell takes quotes for itself."""
+    name, _, value = binding.partition("=")
+    if value.strip() and "@" not in value and "%" not in value:
+        try:
+            ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            raise ValueError(
+                f"--gin.{name}={value}: no value; a text needs quotes within quotes: \"'text'\""
+            ) from error
 
 
 def _import_gin():

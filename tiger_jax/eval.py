@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tqdm
 
-from tiger_jax import artifacts, baselines, checkpoints, command_line, mesh, metrics
+from tiger_jax import artifacts, baselines, checkpoints, command_line, mesh, metrics, saved_run
 from tiger_jax import fusion as fusions
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -57,12 +57,12 @@ def evaluate(
       search: constrained, IDs of items only; free, an invalid ID is a miss, as in the paper;
         free_filtered, a wider beam until enough IDs are valid; prefix_match, an invalid ID
         stands for an item that shares its longest prefix.
-      exclude_history: which of the two scores is the result; both are reported.
+      exclude_history: which of the two scores is the result; both are reported, of a run alone.
       num_beams: width of the beam, and length of a user's list before the history is removed.
       batch_size: users in one search; as many as memory allows are fastest on an accelerator.
       num_users: size of a random sample of users; 0 for all.
       fusion: name of a choice of tiger_jax.fuse: the lists are those of the run and its parts
-        together, without the history in either score, as they were chosen. The run alone if empty.
+        together, without the history, as they were chosen. The run alone if empty.
       seed: of the sample and of the bootstrap.
     """
     if num_beams < _NUM_RESULTS or batch_size < 1 or num_users < 0:
@@ -70,7 +70,13 @@ def evaluate(
             f"num_beams={num_beams}, batch_size={batch_size}, num_users={num_users}: choose at "
             f"least {_NUM_RESULTS} beams, 1 user in a batch and 0 users"
         )
+    if fusion and not exclude_history:
+        raise artifacts.InputError(
+            f"fusion={fusion}: its lists leave the history out; evaluate the run alone with "
+            "exclude_history=false"
+        )
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
+    saved_run.require_interactions(pathlib.Path(folder, "runs", run), sequences, saved_run.TRAIN)
     rows, users, histories, targets = sequences.sampled_split(split, num_users, seed)
     recommender = Recommender.load(
         folder, run, num_beams=num_beams, search=search, batch_size=batch_size
@@ -85,28 +91,28 @@ def evaluate(
     users_at_once = _SEARCHES_AT_ONCE * batch_size
     ranked = rank_users(recommend, users, histories, num_beams, users_at_once, bool(fusion))
     seconds = time.perf_counter() - start
-    without_history = ranked.without(histories)
-    with_history_items = metrics.score(ranked, targets, seed)
-    without_history_items = metrics.score(without_history, targets, seed)
+    lists = ranked.without(histories) if exclude_history else ranked
+    scores = {"without_history_items": metrics.score(ranked.without(histories), targets, seed)}
+    if not fusion:
+        scores["with_history_items"] = metrics.score(ranked, targets, seed)
 
     mixture, recommenders = make_baselines(folder, sequences, table.semantic_ids_NI)
     baseline_scores = {}
     for name, baseline in recommenders.items():
-        lists = baseline.recommend(users, histories, _NUM_RESULTS, exclude_history)
-        baseline_scores[name] = metrics.score(lists, targets, seed)
+        others = baseline.recommend(users, histories, _NUM_RESULTS, exclude_history)
+        baseline_scores[name] = metrics.score(others, targets, seed)
 
     result = {
-        **(without_history_items if exclude_history else with_history_items),
+        **scores["without_history_items" if exclude_history else "with_history_items"],
         "num_users": len(users),
         "split": split,
         "search": search,
         "fusion": fusion,
         "exclude_history": exclude_history,
         "baselines": baseline_scores,
-        "with_history_items": with_history_items,
-        "without_history_items": without_history_items,
+        **scores,
         "invalid_id_rate": metrics.invalid_id_rate(ranked, _NUM_RESULTS),
-        "distinct_items": metrics.distinct_items(ranked, _NUM_RESULTS),
+        "distinct_items": metrics.distinct_items(lists, _NUM_RESULTS),
         "mixture": mixture,
         "dataset": sequences.header["dataset"],
         "run": run,
@@ -139,14 +145,7 @@ def evaluate(
         scores=ranked.scores,
     )
     artifacts.save_json(target_folder / "eval.json", result)
-    report.write(
-        target_folder / "report.html",
-        result,
-        sequences,
-        titles,
-        rows,
-        without_history if exclude_history else ranked,
-    )
+    report.write(target_folder / "report.html", result, sequences, titles, rows, lists)
     print(table_of(result))
     print(f"wrote {target_folder}: eval.json, ranked_items.npz, report.html")
     return result
@@ -210,8 +209,14 @@ def table_of(result: dict) -> str:
     kept, removed = "history kept", "history removed"
     protocol = removed if result["exclude_history"] else kept
     rows = [
-        (f"{result['run']}, {removed}", result["without_history_items"]),
-        (f"{result['run']}, {kept}", result["with_history_items"]),
+        *(
+            (f"{result['run']}, {history}", result[scores])
+            for history, scores in (
+                (removed, "without_history_items"),
+                (kept, "with_history_items"),
+            )
+            if scores in result
+        ),
         *((name.replace("_", " "), scores) for name, scores in result["baselines"].items()),
     ]
     table = [("", *names)]

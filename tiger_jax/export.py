@@ -71,7 +71,7 @@ def export(
     try:
         data = jax.export.export(jax.jit(serve), platforms=_PLATFORMS)(*shapes).serialize()
     except ImportError as error:
-        raise InputError(f"{error}: pip install 'tiger_jax[export]'") from error
+        raise InputError(f"{error}: pip install -e '.[export]' in the checkout") from error
     path = pathlib.Path(output, "recommend.stablehlo")
     with artifacts.atomic_path(path) as temporary:
         temporary.write_bytes(data)

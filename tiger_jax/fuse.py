@@ -6,7 +6,7 @@ Test items are not read. `python -m tiger_jax.eval --fusion=NAME` measures the c
 import dataclasses
 import pathlib
 
-from tiger_jax import artifacts, command_line, fusion, log_linear, metrics
+from tiger_jax import artifacts, command_line, fusion, log_linear, metrics, saved_run
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.fusion import FusedRecommender, Fusion
 from tiger_jax.log_linear import LogLinear
@@ -53,10 +53,11 @@ def choose(
     """
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     _, users, histories, targets = sequences.sampled_split("validation", num_users, seed)
+    saved_run.require_interactions(pathlib.Path(folder, "runs", run), sequences, saved_run.TRAIN)
     recommender = Recommender.load(folder, run, num_beams=num_beams, batch_size=batch_size)
     opinions = fusion.load_opinions(folder, sequences, sasrec)
     names = tuple(opinions(histories[:1]))
-    prior = log_linear.choose_exponents(opinions, sequences.num_items, histories, targets, names)
+    prior = log_linear.choose_exponents(opinions, histories, targets, names)
     fused = FusedRecommender(recommender, opinions, Fusion(prior, _PRIOR_WEIGHT, prior_items, {}))
     found = fused.candidates(users, histories, num_beams)
     is_target_BM = found.mixed.item_numbers == targets[:, None]
@@ -76,7 +77,7 @@ def choose(
         "candidate_recall": float(is_target_BM.any(axis=1).mean()),
         "num_users": len(users),
         "num_beams": num_beams,
-        **fusion.provenance(recommender, sequences),
+        **fusion.provenance(folder, recommender, sequences, sasrec),
         "seed": seed,
         **artifacts.provenance(),
     }

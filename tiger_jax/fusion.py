@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tiger_jax import artifacts, log_linear
+from tiger_jax import artifacts, checkpoints, log_linear, saved_run
 from tiger_jax.baselines import Histories, best_items
 from tiger_jax.data import content
 from tiger_jax.data.sequences import Sequences
@@ -21,6 +21,7 @@ from tiger_jax.log_linear import Opinions
 from tiger_jax.metrics import RankedItems
 from tiger_jax.recommender import Recommender
 from tiger_jax.requests import ItemPrior
+from tiger_jax.sasrec import TRAIN as TRAIN_SASREC
 from tiger_jax.sasrec import SasRec
 
 MODEL = "model"
@@ -163,6 +164,8 @@ def load_opinions(folder: str | os.PathLike, sequences: Sequences, sasrec: str =
     counted = log_linear.counted(sequences.training_sequences(), embeddings_NE)
     if not sasrec:
         return counted
+    run_folder = pathlib.Path(folder, "runs", sasrec)
+    saved_run.require_interactions(run_folder, sequences, TRAIN_SASREC)
     network = SasRec.load(folder, sasrec, sequences)
 
     def opinions(histories: Histories) -> dict[str, np.ndarray]:
@@ -173,12 +176,17 @@ def load_opinions(folder: str | os.PathLike, sequences: Sequences, sasrec: str =
     return opinions
 
 
-def provenance(recommender: Recommender, sequences: Sequences) -> dict[str, Any]:
-    """What a choice holds for: checkpoint, Semantic IDs and sequences."""
+def provenance(
+    folder: str | os.PathLike, recommender: Recommender, sequences: Sequences, sasrec: str
+) -> dict[str, Any]:
+    """What a choice holds for: checkpoints, Semantic IDs, sequences and content."""
+    checkpoint_folder = pathlib.Path(folder, "runs", sasrec, "checkpoints")
     return {
         "step": recommender.step,
         "table": recommender.table.checksum(),
         "sequences": sequences.checksum(),
+        "content": content.load_embeddings(folder)[1]["checksum"],
+        "sasrec_step": checkpoints.best_step(checkpoint_folder) if sasrec else 0,
     }
 
 
@@ -188,11 +196,11 @@ def load(
     """The fusion of that name that was chosen for a run.
 
     Raises:
-      InputError: none was, or for another checkpoint, table or other sequences.
+      InputError: none was, or for other checkpoints, another table, other sequences or content.
     """
     path = path_of(folder, run, name)
     saved = artifacts.load_json(path, _FUSE, _SAVED)
-    for fact, value in provenance(recommender, sequences).items():
+    for fact, value in provenance(folder, recommender, sequences, saved["sasrec"]).items():
         if saved[fact] != value:
             raise artifacts.InputError(
                 f"{path}: chosen for {fact} {saved[fact]}, but it is {value} now; choose again with"

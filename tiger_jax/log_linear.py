@@ -90,7 +90,6 @@ def log_probabilities(
 
 def choose_exponents(
     opinions: Opinions,
-    num_items: int,
     histories: Histories,
     targets: np.ndarray,
     names: Sequence[str],
@@ -102,7 +101,6 @@ def choose_exponents(
 
     Args:
       opinions: of all items.
-      num_items: N.
       histories: of validation users; their own items are left out.
       targets: the validation items that follow, [B]; never those of the test split.
       names: of the opinions that take part.

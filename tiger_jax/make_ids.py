@@ -81,6 +81,11 @@ def make_ids(
     Raises:
       InputError: unusable embeddings, a collapsed codebook, too many items with equal codes.
     """
+    artifacts.require_names(ids=ids)
+    artifacts.require_at_least(0, seed=seed)
+    artifacts.require_at_least(1, collision_size=collision_size)
+    if not 0 <= min_codebook_usage <= 1:
+        raise InputError(f"min_codebook_usage is {min_codebook_usage}; give a share, 0 to 1")
     embeddings_NE, source = content.load_embeddings(folder)
     others = [other.strip() for other in joined_with.split(",") if other.strip()]
     all_NE, joined = _join(embeddings_NE, source, others)
@@ -184,7 +189,7 @@ def _beside_cooccurrence(
     header = {
         "encoder": f"{source['encoder']} + {COOCCURRENCE}",
         "cooccurrence_width": beside_NX.shape[1],
-        "sequences_checksum": sequences.checksum(),
+        "interactions_checksum": sequences.interactions_checksum(),
     }
     return np.hstack([embeddings_NE, beside_NX]), header
 

@@ -4,6 +4,7 @@ Which axis of a parameter is shared is a table of the network's logical names, t
 optimizer's state lies whole on every device: beside the activations it is small.
 """
 
+import functools
 import os
 
 import flax
@@ -129,8 +130,13 @@ def to_host(tree, mesh: Mesh):
 
     Copies: on a CPU a mere view would be of memory that the next training step takes over.
     """
-    whole = jax.jit(lambda tree: tree, out_shardings=everywhere(mesh))(tree)
-    return jax.tree.map(np.array, whole)
+    return jax.tree.map(np.array, _unchanged(everywhere(mesh))(tree))
+
+
+@functools.cache
+def _unchanged(sharding: NamedSharding):
+    """The compiled program that gives arrays another sharding."""
+    return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
 def require_agreement(value: int, what: str) -> None:

@@ -91,8 +91,11 @@ def prepare(
     """
     if not 0 <= seed < 2**32:
         raise InputError(f"seed={seed}: must be from 0 to 2**32 - 1")
-    if width < 1:
-        raise InputError(f"width={width}: must be at least 1")
+    if not folder:
+        raise InputError("folder='': give the prepared folder to write")
+    artifacts.require_at_least(1, width=width, min_interactions=min_interactions)
+    if min_item_interactions is not None:
+        artifacts.require_at_least(1, min_item_interactions=min_item_interactions)
     fields = tuple(field.strip() for field in text_fields.split(",") if field.strip())
     columns = own_data.Columns(
         user=user_column,

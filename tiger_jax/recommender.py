@@ -149,7 +149,7 @@ class Recommender:
     def with_params(self, params: dict) -> "Recommender":
         """The same recommender with other parameters; nothing is compiled or built again."""
         other = copy.copy(self)
-        other.params = params
+        other.params = jax.device_put(params)
         return other
 
     def with_table(
@@ -245,6 +245,10 @@ class Recommender:
         scores_BR = np.full(shape, -np.inf, np.float32)
         rows = np.arange(len(histories))
         num_beams = max(self.num_beams, num_results)
+        most_beams = self.max_beams
+        if self.search == "constrained":
+            # Beams of the others may also hold IDs of no item.
+            most_beams = min(most_beams, self.table.num_items)
         while len(rows):
             ranked = self._ranked(requests, rows, num_beams)
             if self.search == "free_filtered":
@@ -253,7 +257,7 @@ class Recommender:
                 ranked = ranked.without([histories[row] for row in rows])
             ranked = ranked.top(num_results)
             item_numbers_BR[rows], scores_BR[rows] = ranked.item_numbers, ranked.scores
-            if num_beams >= min(self.max_beams, self.table.num_items):
+            if num_beams >= most_beams:
                 break
             is_short = ~ranked.used.all(axis=1)
             if self.search == "constrained":

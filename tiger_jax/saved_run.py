@@ -86,6 +86,17 @@ def load(
     return Run(model, params, table, settings["max_history"], step, sequences.item_ids)
 
 
+def require_interactions(run_folder: pathlib.Path, sequences: Sequences, made_by: str) -> None:
+    """InputError where a run was trained on other interactions: it may have seen these' targets."""
+    now = sequences.interactions_checksum()
+    found = artifacts.load_json(run_folder / "run.json", made_by).get("interactions", now)
+    if found != now:
+        raise InputError(
+            f"{run_folder}: trained on other interactions than the folder holds now, so that items "
+            f"to be predicted may be among them; train again under another name with {made_by}"
+        )
+
+
 def claim(
     run_folder: pathlib.Path,
     settings: Mapping[str, Any],

@@ -75,10 +75,13 @@ def serve(
       filters: JSON file of named filters, {name: [raw ids of the items that it leaves in]}.
       step: checkpoint of the run; the best one by validation if not given.
     """
+    if not 0 <= port < 2**16:
+        raise InputError(f"port is {port}; give one from 0 to 65535")
     try:
+        import fastapi  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise InputError(f"{error}: pip install 'tiger_jax[serve]'") from error
+        raise InputError(f"{error}: pip install -e '.[serve]' in the checkout") from error
     service = Service(folder, run, filters, step, num_beams=num_beams, batch_size=batch_size)
     service.warm_up()
     app = make_app(service, num_beams, batch_size, max_wait_ms / 1e3, max_bytes, max_items)

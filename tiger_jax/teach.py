@@ -35,19 +35,19 @@ def teach(
       seed: of the sample.
       teacher_weight: what train is going to give a teacher; with 0 there is nothing to do.
     """
+    if not 0 <= teacher_weight <= 1:
+        raise artifacts.InputError(f"teacher_weight is {teacher_weight}; give 0 to 1")
+    artifacts.require_at_least(1, num_expected=num_expected)
+    artifacts.require_at_least(0, num_users=num_users, seed=seed)
     if not teacher_weight:
         print("TEACHER_WEIGHT is 0: this training has no teacher")
         return {"exponents": {}}
-    if num_expected < 1:
-        raise artifacts.InputError(f"num_expected is {num_expected}; give 1 or more items")
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     training = sequences.training_sequences()
     embeddings_NE, source = content.load_embeddings(folder)
     _, _, histories, targets = sequences.sampled_split("validation", num_users, seed)
     opinions = log_linear.counted(training, embeddings_NE)
-    exponents = log_linear.choose_exponents(
-        opinions, sequences.num_items, histories, targets, tuple(log_linear.FIRST)
-    )
+    exponents = log_linear.choose_exponents(opinions, histories, targets, tuple(log_linear.FIRST))
     found = teacher.teach(training, embeddings_NE, exponents, num_expected)
     header = {
         "sequences": sequences.checksum(),

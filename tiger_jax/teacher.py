@@ -16,7 +16,7 @@ from tiger_jax.baselines import CountsWithContent, Histories
 from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.frequency import training_frequency
 from tiger_jax.log_linear import Opinions
-from tiger_jax.metrics import flat_histories
+from tiger_jax.metrics import RankedItems, flat_histories
 
 # Places whose opinions on all items are held at once.
 _AT_ONCE = 256
@@ -45,12 +45,17 @@ def teach(
         histories = _histories(some)
         log_probs_PN[flat_histories(histories)] = -np.inf
         expected = baselines.best_items(log_probs_PN, num_expected)
-        shares_PQ = np.exp(expected.scores - expected.scores[:, :1])
-        shares_PQ /= shares_PQ.sum(axis=1, keepdims=True)
-        has_history_P = np.array([len(history) > 0 for history in histories])
         items.append(expected.item_numbers)
-        shares.append(shares_PQ * has_history_P[:, None])
+        shares.append(_shares(expected, histories))
     return SoftTargets(np.concatenate(items), np.concatenate(shares), exponents)
+
+
+def _shares(expected: RankedItems, histories: Histories) -> np.ndarray:
+    """Probabilities among the items, [P, Q]; 0 where no history, or no item, is to learn from."""
+    is_taught_P = np.array([len(history) > 0 for history in histories]) & expected.used[:, 0]
+    best_P1 = np.where(is_taught_P[:, None], expected.scores[:, :1], 0.0)
+    shares_PQ = np.exp(expected.scores - best_P1) * is_taught_P[:, None]
+    return shares_PQ / np.maximum(shares_PQ.sum(axis=1, keepdims=True), 1.0)
 
 
 def held_out(training_sequences: Histories, content_embeddings_NE: np.ndarray) -> Opinions:

@@ -21,8 +21,9 @@ from tiger_jax import (
     command_line,
     mesh,
     saved_run,
+    train_state,
 )
-from tiger_jax.data import examples
+from tiger_jax.data import content, examples
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.model.model import TigerModel, num_parameters
@@ -31,7 +32,7 @@ from tiger_jax.report import train as report
 from tiger_jax.run_log import RunLog
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.train_state import TrainState
-from tiger_jax.validation import make_validation
+from tiger_jax.validation import make_validation, summary
 from tiger_jax.vocabulary import Vocabulary
 
 _EXAMPLES = """
@@ -39,6 +40,10 @@ python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin
 python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --run=long --gin.TRAIN_STEPS=20000
 """  # noqa: E501
 
+# Where the updates of two optimizers tell them, and their schedules, apart.
+_PROBED_STEPS = (0, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
+# Settings that older runs do not tell: what they had is taken to be what it is now.
+_UNTOLD = ("interactions", "optimizer", "eval_users", "num_beams")
 # What runs did that are older than these settings.
 _OLDER = {
     "group_multiple": 1,
@@ -120,6 +125,13 @@ def train(
         0; empty for one process. All see FOLDER; the first alone writes to it.
       configuration: gin text saved beside the results.
     """
+    artifacts.require_names(run=run, ids=ids)
+    artifacts.require_at_least(1, num_steps=num_steps, batch_size=batch_size, num_groups=num_groups)
+    artifacts.require_at_least(1, max_history=max_history, num_beams=num_beams)
+    artifacts.require_at_least(1, eval_period=eval_period, steps_per_call=steps_per_call)
+    artifacts.require_at_least(0, num_user_tokens=num_user_tokens, eval_users=eval_users)
+    artifacts.require_at_least(0, group_multiple=group_multiple, seed=seed)
+
     # --- Devices ---
     mesh.join(processes)
     devices = mesh.make(data_parts, model_parts, network.num_heads)
@@ -136,13 +148,24 @@ def train(
     table = SemanticIdTable.load(
         pathlib.Path(folder, "ids", ids, "semantic_ids.npz"), sequences.header["items_checksum"]
     )
+    made_from = table.header.get("interactions_checksum")
+    if made_from not in (None, sequences.interactions_checksum()):
+        raise artifacts.InputError(
+            f"ids={ids}: they tell which items came together in other interactions than {folder} "
+            "holds now; make them again with python -m tiger_jax.make_ids"
+        )
     _require_whole_calls(steps_per_call, num_steps=num_steps, eval_period=eval_period)
     if not 0 <= order_noise < np.inf:
         raise artifacts.InputError(f"order_noise is {order_noise}; give 0 or more items")
     if not 0 <= teacher_weight <= 1:
         raise artifacts.InputError(f"teacher_weight is {teacher_weight}; give 0 to 1")
-    soft_targets = SoftTargets.load(folder, sequences) if teacher_weight else None
-    training = _examples(sequences, train_on, max_history, network)
+    if teacher_weight and order_noise:
+        raise artifacts.InputError(
+            f"teacher_weight={teacher_weight}, order_noise={order_noise}: the teacher knows the "
+            "items in their own order alone; give 0 for one of both"
+        )
+    soft_targets = _soft_targets(folder, sequences) if teacher_weight else None
+    training = examples.of(sequences, train_on, max_history, network.causal_encoder)
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
     composition, plan = batching.planned(
         training, vocab, batch_size, num_groups, seed, group_multiple
@@ -150,6 +173,7 @@ def train(
 
     # --- Model and optimizer ---
     model = TigerModel(network, vocab, normalize)
+    train_state.require_rate_to_the_end(optimizer, num_steps)
     state = TrainState.create(model.init(jax.random.key(seed)), optimizer)
     step_fn = make_step_fn(
         model, optimizer, composition, seed, devices, order_noise, teacher_weight
@@ -165,6 +189,8 @@ def train(
         "ids": ids,
         "table": table.checksum(),
         "sequences": sequences.checksum(),
+        "interactions": sequences.interactions_checksum(),
+        "optimizer": [f"{size:.3g}" for size in train_state.update_sizes(optimizer, _PROBED_STEPS)],
         "network": dataclasses.asdict(network),
         "normalize": normalize,
         "train_on": train_on,
@@ -177,10 +203,13 @@ def train(
         "batch_size": batch_size,
         "num_groups": num_groups,
         "group_multiple": group_multiple,
+        "eval_users": eval_users,
+        "num_beams": num_beams,
         "seed": seed,
     }
     if writes:
-        saved_run.claim(run_folder, settings, configuration, saved_run.TRAIN, _OLDER)
+        older = _OLDER | {name: settings[name] for name in _UNTOLD}
+        saved_run.claim(run_folder, settings, configuration, saved_run.TRAIN, older)
     metadata = {"best": {"step": 0, "ndcg@10": -1.0}, "seconds": 0.0}
     saved_steps = checkpoints.steps(run_folder / "checkpoints")
     if saved_steps:
@@ -255,7 +284,7 @@ def train(
             metadata["seconds"],
             steps_per_s,
         )
-        progress.write(_summary(step, train_losses, validation))
+        progress.write(summary(step, train_losses, validation))
         saving.start(
             functools.partial(
                 checkpoints.save_beside_best,
@@ -333,15 +362,9 @@ def make_step_fn(
     return step_fn
 
 
-def _examples(
-    sequences: Sequences, train_on: str, max_history: int, network: NetworkConfig
-) -> examples.Examples:
-    if train_on not in examples.KINDS:
-        raise artifacts.InputError(f"train_on is {train_on!r}; choose 'prefixes' or 'sequences'")
-    if train_on == "sequences" and not network.causal_encoder:
-        # Any other encoder would see the items to predict.
-        raise artifacts.InputError("train_on=sequences: set NetworkConfig.causal_encoder = True")
-    return examples.KINDS[train_on](sequences, max_history)
+def _soft_targets(folder: str, sequences: Sequences) -> SoftTargets:
+    _, source = content.load_embeddings(folder)
+    return SoftTargets.load(folder, sequences, source["checksum"])
 
 
 def _require_whole_calls(steps_per_call: int, **periods: int) -> None:
@@ -355,18 +378,6 @@ def _require_whole_calls(steps_per_call: int, **periods: int) -> None:
 
 def _names(steps: list[int]) -> str:
     return ", ".join(f"checkpoint_{step}" for step in steps) or "no checkpoint yet"
-
-
-def _summary(step: int, train_losses: list[float], validation: dict) -> str:
-    train_text = " ".join(f"{loss:.2f}" for loss in train_losses)
-    losses = " ".join(f"{loss:.2f}" for loss in validation["losses"])
-    return (
-        f"step {step}: loss {train_text}, validation {losses}, "
-        f"recall@10 {validation['recall@10']:.4f}, ndcg@10 {validation['ndcg@10']:.4f}, "
-        f"without history {validation['without_history']['recall@10']:.4f} "
-        f"{validation['without_history']['ndcg@10']:.4f}, "
-        f"distinct items {validation['distinct_items']}"
-    )
 
 
 def main(argv=None):

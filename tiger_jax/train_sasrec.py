@@ -75,6 +75,11 @@ def train_sasrec(
       num_groups: lengths of sequences that the step is compiled for.
       configuration: gin text saved beside the results.
     """
+    artifacts.require_names(run=run)
+    artifacts.require_at_least(
+        1, num_epochs=num_epochs, batch_size=batch_size, num_groups=num_groups
+    )
+    artifacts.require_at_least(0, seed=seed, eval_users=eval_users)
     # --- Data ---
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     inputs_US, targets_US, lengths_U = training_rows(sequences, network.max_history)
@@ -95,6 +100,7 @@ def train_sasrec(
     settings = {
         "model": MODEL,
         "sequences": sequences.checksum(),
+        "interactions": sequences.interactions_checksum(),
         "items_checksum": sequences.header["items_checksum"],
         "network": dataclasses.asdict(network),
         "learning_rate": learning_rate,
@@ -102,9 +108,11 @@ def train_sasrec(
         "num_epochs": num_epochs,
         "batch_size": batch_size,
         "num_groups": num_groups,
+        "eval_users": eval_users,
         "seed": seed,
     }
-    saved_run.claim(run_folder, settings, configuration, TRAIN)
+    untold = {name: settings[name] for name in ("interactions", "eval_users")}
+    saved_run.claim(run_folder, settings, configuration, TRAIN, untold)
     checkpoint_folder = run_folder / "checkpoints"
     best, seconds = {"step": 0, "ndcg@10": -1.0}, 0.0
     saved_steps = checkpoints.steps(checkpoint_folder)

@@ -1,6 +1,7 @@
 """What training carries from step to step, its optimizers and its schedules."""
 
 import os
+from collections.abc import Sequence
 
 import flax
 import jax
@@ -63,23 +64,42 @@ def cosine_schedule(learning_rate: float, warmup_steps: int, num_steps: int) -> 
     return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, num_steps)
 
 
-def adafactor(
-    schedule: optax.Schedule, weight_decay: float | None = None
-) -> optax.GradientTransformation:
+def adafactor(schedule: optax.Schedule) -> optax.GradientTransformation:
     """Adafactor with parameter scaling, T5X's default and the paper's optimizer.
 
     Without the scaling the decoder may ignore the encoder (docs/log.md).
     """
-    return optax.adafactor(
-        schedule,
-        multiply_by_parameter_scale=True,
-        clipping_threshold=1.0,
-        weight_decay_rate=weight_decay,
-    )
+    return optax.adafactor(schedule, multiply_by_parameter_scale=True, clipping_threshold=1.0)
 
 
-def adamw(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """AdamW with gradients clipped to global norm 1."""
-    return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=weight_decay)
-    )
+def update_sizes(optimizer: optax.GradientTransformation, steps: Sequence[int]) -> list[float]:
+    """How far the optimizer moves a parameter of 1 whose gradient is 1, at each of the steps.
+
+    Tells optimizers and schedules from one another. Its other state is that of the first step.
+    With `optax.MultiSteps`, which counts batches and steps, there are none: [].
+    """
+    params = jnp.ones((1, 1))
+    state = optimizer.init(params)
+    if isinstance(state, optax.MultiStepsState):
+        return []
+
+    def at(step, leaf):
+        return jnp.full_like(leaf, step) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
+
+    @jax.jit
+    def size(step):
+        state_at_step = jax.tree.map(lambda leaf: at(step, leaf), state)
+        return jnp.abs(optimizer.update(params, state_at_step, params)[0]).squeeze()
+
+    return [float(size(step)) for step in steps]
+
+
+def require_rate_to_the_end(optimizer: optax.GradientTransformation, num_steps: int) -> None:
+    """InputError where the optimizer's schedule ends before `num_steps` do."""
+    # The very last steps of a cosine may be too small for a float.
+    late = num_steps - 1 - num_steps // 100
+    if update_sizes(optimizer, [late]) == [0.0]:
+        raise InputError(
+            f"the learning rate is 0 at step {late} of num_steps={num_steps}: the schedule ends "
+            f"before the run does; let it last {num_steps} steps"
+        )

@@ -74,3 +74,16 @@ def make_validation(
         }
 
     return validate
+
+
+def summary(step: int, train_losses: list[float], validation: dict) -> str:
+    """The line that a training prints of a validation."""
+    train_text = " ".join(f"{loss:.2f}" for loss in train_losses)
+    losses = " ".join(f"{loss:.2f}" for loss in validation["losses"])
+    return (
+        f"step {step}: loss {train_text}, validation {losses}, "
+        f"recall@10 {validation['recall@10']:.4f}, ndcg@10 {validation['ndcg@10']:.4f}, "
+        f"without history {validation['without_history']['recall@10']:.4f} "
+        f"{validation['without_history']['ndcg@10']:.4f}, "
+        f"distinct items {validation['distinct_items']}"
+    )

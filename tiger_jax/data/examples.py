@@ -11,6 +11,7 @@ import itertools
 
 import numpy as np
 
+from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import Sequences
 
 
@@ -96,6 +97,30 @@ def sequence_examples(sequences: Sequences, max_history: int) -> Examples:
 KINDS = {"prefixes": prefix_examples, "sequences": sequence_examples}
 
 
+def of(sequences: Sequences, train_on: str, max_history: int, is_causal: bool) -> Examples:
+    """What a training is on.
+
+    Args:
+      sequences: of the prepared folder.
+      train_on: prefixes, an example for each item to predict, or sequences, for all of a user's.
+      max_history: items of a history that the model sees, the latest ones.
+      is_causal: whether the encoder of the model sees no item before its turn.
+
+    Raises:
+      InputError: there is nothing to train on, or the encoder would see the items to predict.
+    """
+    if train_on not in KINDS:
+        raise InputError(f"train_on is {train_on!r}; choose 'prefixes' or 'sequences'")
+    if train_on == "sequences" and not is_causal:
+        raise InputError("train_on=sequences: set NetworkConfig.causal_encoder = True")
+    if all(len(items) < 2 for items in sequences.training_sequences()):
+        raise InputError(
+            "nothing to train on: no user has two items before those of validation and test; "
+            "prepare with a larger min_interactions"
+        )
+    return KINDS[train_on](sequences, max_history)
+
+
 @dataclasses.dataclass(frozen=True)
 class LengthGroups:
     """Composition of every batch: `sizes[g]` examples of at most `capacities[g]` history items.
@@ -111,11 +136,6 @@ class LengthGroups:
     def batch_size(self) -> int:
         """Examples in a batch."""
         return sum(self.sizes)
-
-    @property
-    def items_per_batch(self) -> int:
-        """History items that a batch has room for, padding included."""
-        return sum(np.multiply(self.capacities, self.sizes).tolist())
 
 
 def length_groups(

@@ -98,7 +98,10 @@ def read_raw(folder: str | pathlib.Path) -> RawData:
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give the folder that holds the raw files")
+        raise InputError(
+            f"{folder}: no such folder, nor a table of a known kind; give the folder that holds "
+            "the raw files, or a .csv, .jsonl or .parquet file"
+        )
     if (folder / "sequences.txt.gz").is_file():
         return read_amazon2014(folder)
     reviews = sorted(folder.glob("reviews_*.json.gz"))

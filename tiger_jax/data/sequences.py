@@ -143,6 +143,10 @@ class Sequences:
             *_packed(self.user_ids), *_packed(self.item_ids), self.items, self.offsets
         )
 
+    def interactions_checksum(self) -> str:
+        """Of users and sequences, whatever further items there are that nobody bought yet."""
+        return artifacts.checksum(*_packed(self.user_ids), self.items, self.offsets)
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes one npz file; raw ids are stored as UTF-8 bytes, however long they are."""
         user_bytes, user_ends = _packed(self.user_ids)
@@ -240,9 +244,10 @@ def build_sequences(
     kept = too_few == _KEPT
     if not kept.any():
         raise InputError(
-            f"no user and item of {raw.name} has {user_minimum} and {min_item_interactions} "
-            f"interactions with the others ({len(raw.users)} interactions read); lower "
-            f"min_interactions, at least to {SHORTEST}: leave-one-out takes that many of a user"
+            f"no user of {raw.name} has {user_minimum} interactions with items that have "
+            f"{min_item_interactions} ({len(raw.users)} interactions read); lower "
+            f"min_interactions, down to the {SHORTEST} that leave-one-out takes of a user, or "
+            "min_item_interactions, down to 1"
         )
     users, items = raw.users[kept], raw.items[kept]
     timestamps = np.zeros(len(users), np.int64) if raw.timestamps is None else raw.timestamps[kept]

@@ -46,11 +46,18 @@ class SoftTargets:
         )
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, sequences: Sequences) -> "SoftTargets":
+    def load(
+        cls, folder: str | os.PathLike, sequences: Sequences, content_checksum: str
+    ) -> "SoftTargets":
         """Reads it.
 
+        Args:
+          folder: the prepared folder.
+          sequences: those of the folder.
+          content_checksum: of its content embeddings.
+
         Raises:
-          InputError: the file is missing, damaged, or of other sequences.
+          InputError: the file is missing, damaged, or of other sequences or content.
         """
         path = pathlib.Path(folder, SOFT_TARGETS)
         header, arrays = artifacts.load_arrays(path, _KIND, _TEACH)
@@ -58,6 +65,11 @@ class SoftTargets:
             if header["sequences"] != sequences.checksum():
                 raise artifacts.InputError(
                     f"{path} is of other sequences than {folder} holds now; run {_TEACH} again"
+                )
+            if header["content"] != content_checksum:
+                raise artifacts.InputError(
+                    f"{path} is of other content embeddings than {folder} holds now; run {_TEACH} "
+                    "again"
                 )
             found = cls(arrays["items"], arrays["shares"], header["exponents"])
             found._require_sound(sequences)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from tiger_jax.artifacts import InputError, require_at_least
 from tiger_jax.model import layers
 
 
@@ -47,6 +48,15 @@ class NetworkConfig:
     dtype: str = "float32"
     causal_encoder: bool = False
     rematerialise: bool = False
+
+    def __post_init__(self):
+        sizes = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
+        layers_too = ("num_encoder_layers", "num_decoder_layers")
+        require_at_least(1, **{name: getattr(self, name) for name in (*sizes, *layers_too)})
+        if not 0 <= self.dropout_rate < 1:
+            raise InputError(f"dropout_rate is {self.dropout_rate}; give 0 or more, less than 1")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(f"dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'")
 
     def attention(self) -> layers.Attention:
         """An attention layer of these sizes."""

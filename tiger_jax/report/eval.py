@@ -70,9 +70,10 @@ def _add_scores(page: Page, result: dict, dataset: str | None) -> None:
         "brackets the interval that holds 95 % of 1,000 resamples of the users. The baselines' "
         f"lists {'leave out' if result['exclude_history'] else 'keep'} the user's history."
     )
+    kept = result.get("with_history_items")
     scores = {
         f"{result['run']}, history left out": result["without_history_items"],
-        f"{result['run']}, history kept": result["with_history_items"],
+        **({f"{result['run']}, history kept": kept} if kept else {}),
         **{name.replace("_", " "): score for name, score in result["baselines"].items()},
     }
     # A narrow table may break a cell before the interval, but not within.

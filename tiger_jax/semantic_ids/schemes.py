@@ -5,12 +5,13 @@ What makes IDs of codes is the table; what runs a scheme on a prepared folder, `
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import optax
 
-from tiger_jax.artifacts import InputError
+from tiger_jax.artifacts import InputError, require_at_least
 from tiger_jax.semantic_ids import clustering, training
 from tiger_jax.semantic_ids import rqvae as rq
 from tiger_jax.semantic_ids.balance import balanced_codes
@@ -73,7 +74,8 @@ def rqvae(
       InputError: fewer items than codes, balance of parts, an unknown dtype, or the loss stops
         being finite.
     """
-    codebook_sizes = tuple(codebook_sizes)
+    codebook_sizes = _checked_sizes(codebook_sizes)
+    require_at_least(1, num_epochs=num_epochs, batch_size=batch_size)
     if shared_codebook and len(set(codebook_sizes)) > 1:
         raise InputError(f"codebook_sizes={codebook_sizes}: a shared codebook has one size")
     if in_parts and latent_size % len(codebook_sizes):
@@ -170,6 +172,7 @@ def random(embeddings_NE: np.ndarray, seed: int, *, codebook_sizes: tuple[int, .
     Raises:
       InputError: more items than tuples.
     """
+    codebook_sizes = _checked_sizes(codebook_sizes)
     num_items, num_ids = len(embeddings_NE), math.prod(codebook_sizes)
     if num_items > num_ids:
         raise InputError(
@@ -178,7 +181,7 @@ def random(embeddings_NE: np.ndarray, seed: int, *, codebook_sizes: tuple[int, .
         )
     drawn_N = np.random.default_rng(seed).choice(num_ids, num_items, replace=False)
     codes_NL = np.column_stack(np.unravel_index(drawn_N, codebook_sizes))
-    return Codes(codes_NL, tuple(codebook_sizes), has_collision_token=False)
+    return Codes(codes_NL, codebook_sizes, has_collision_token=False)
 
 
 def hierarchical(
@@ -199,11 +202,12 @@ def hierarchical(
         clusters left to divide stays unused.
       num_iterations: of Lloyd's algorithm.
     """
+    codebook_sizes = _checked_sizes(codebook_sizes)
     clustering.require_items(len(embeddings_NE), codebook_sizes[:1])
     mean_E = embeddings_NE.mean(axis=0)
     centred_NE = embeddings_NE - mean_E
     centroids = clustering.hierarchical_kmeans(
-        centred_NE, tuple(codebook_sizes), jax.random.key(seed), num_iterations
+        centred_NE, codebook_sizes, jax.random.key(seed), num_iterations
     )
     books = {f"codebook_{level}": book_PCE for level, book_PCE in enumerate(centroids)}
     quantizer = Quantizer("tree", {"mean": mean_E, **books})
@@ -214,7 +218,7 @@ def hierarchical(
     leaf_NE = centroids[-1][node_N, codes_NL[:, -1]]
     return Codes(
         codes_NL,
-        tuple(codebook_sizes),
+        codebook_sizes,
         explained_variance=float(clustering.explained_variance(centred_NE, leaf_NE)),
         quantizer=quantizer,
     )
@@ -240,17 +244,18 @@ def residual(
       balance: see `rqvae`.
     """
     sample_NE = _sample(embeddings_NE, sample_items, seed)
+    codebook_sizes = _checked_sizes(codebook_sizes)
     clustering.require_items(len(sample_NE), codebook_sizes)
     mean_E = sample_NE.mean(axis=0)
     codebooks_LCE, codes_NL = clustering.residual_kmeans(
-        sample_NE - mean_E, tuple(codebook_sizes), jax.random.key(seed), num_iterations
+        sample_NE - mean_E, codebook_sizes, jax.random.key(seed), num_iterations
     )
     quantized_NE = sum(book_CE[codes_NL[:, i]] for i, book_CE in enumerate(codebooks_LCE))
     books = {f"codebook_{level}": np.asarray(book) for level, book in enumerate(codebooks_LCE)}
     quantizer = Quantizer("residual", {"mean": mean_E, **books})
     codes = Codes(
         quantizer.codes(embeddings_NE),
-        tuple(codebook_sizes),
+        codebook_sizes,
         explained_variance=float(clustering.explained_variance(sample_NE - mean_E, quantized_NE)),
         quantizer=quantizer,
     )
@@ -285,6 +290,17 @@ def text(embeddings_NE: np.ndarray, seed: int, *, order: str) -> Codes:
     num_pieces = -(-len(str(len(integers_N))) // _PIECE)
     codes_NL = np.array([_word_pieces(str(integer), num_pieces) for integer in integers_N.tolist()])
     return Codes(codes_NL, (1 + 10 + 10**_PIECE,) * num_pieces, has_collision_token=False)
+
+
+def _checked_sizes(codebook_sizes: Sequence[int]) -> tuple[int, ...]:
+    """InputError unless they are numbers of codes, one or more for each level."""
+    is_some = isinstance(codebook_sizes, Sequence) and len(codebook_sizes) > 0
+    if not is_some or not all(isinstance(size, int) and size > 0 for size in codebook_sizes):
+        raise InputError(
+            f"codebook_sizes={codebook_sizes!r}: give the number of codes of each level, such as "
+            "(256, 256, 256)"
+        )
+    return tuple(codebook_sizes)
 
 
 def _word_pieces(digits: str, num_pieces: int) -> list[int]:
