@@ -45,7 +45,7 @@ def require_at_least(least: int, **values: int) -> None:
 def require_names(**names: str) -> None:
     """InputError for the first that is no name of a file in a folder of the project's own."""
     for what, name in names.items():
-        if not name or name != pathlib.PurePath(name).name:
+        if name in ("", "..") or name != pathlib.PurePath(name).name:
             raise InputError(f"{what}={name!r}: give a name, without /")
 
 
