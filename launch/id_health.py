@@ -61,6 +61,9 @@ def measure(folder: str, card: str, seed: int, epochs: int | None = None) -> dic
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     run = {"dataset": dataset, "card": card, "seed": seed, "epochs": epochs}
+    if done.returncode not in (0, 2):
+        # No word about the IDs: a signal, or a fault of the program.
+        raise RuntimeError(f"{' '.join(arguments)}: exit code {done.returncode}: {done.stderr}")
     if done.returncode:
         return {**run, "error": done.stderr.splitlines()[-1], **artifacts.provenance()}
     result = json.loads(done.stdout.splitlines()[-1])

@@ -311,7 +311,7 @@ def _prepared(folder: pathlib.Path) -> None:
     places = len(np.concatenate(sequences.training_sequences()))
     SoftTargets(
         np.ones((places, 2), np.int32), np.full((places, 2), 0.5, np.float32), {"content": 1.0}
-    ).save(folder, {"sequences": sequences.checksum()})
+    ).save(folder, {"sequences": sequences.checksum(), "content": "content"})
     codes_NL = np.stack(np.unravel_index(np.arange(sequences.num_items), (6, 6)), axis=1)
     header = {"items_checksum": sequences.header["items_checksum"], "scheme": "random"}
     table = SemanticIdTable.from_distinct_codes(codes_NL, (6, 6), header)

@@ -137,6 +137,23 @@ class ContentNeighbours(Baseline):
         return self.directions_NE[last_items(histories)] @ self.directions_NE.T
 
 
+class ContentCosines:
+    """Cosine between the mean content of a profile and every item's.
+
+    Args:
+      content_embeddings_NE: [N, E], row i belongs to item number i + 1.
+    """
+
+    def __init__(self, content_embeddings_NE: np.ndarray):
+        centred_NE = content_embeddings_NE - content_embeddings_NE.mean(axis=0)
+        self.centred_NE = _with_padding_row(centred_NE)
+        self.directions_NE = directions(self.centred_NE)
+
+    def __call__(self, profile_BN: scipy.sparse.csr_array) -> np.ndarray:
+        """[B, N + 1]."""
+        return directions(profile_BN @ self.centred_NE) @ self.directions_NE.T
+
+
 class CountsWithContent(Baseline):
     """Co-occurrence near the last items, mixed with content similarity: the honest yardstick.
 
@@ -163,9 +180,7 @@ class CountsWithContent(Baseline):
         self.num_items = len(content_embeddings_NE)
         self.counts_weight = counts_weight
         self.temperature = temperature
-        centred_NE = content_embeddings_NE - content_embeddings_NE.mean(axis=0)
-        self.centred_NE = _with_padding_row(centred_NE)
-        self.directions_NE = directions(self.centred_NE)
+        self.cosines = ContentCosines(content_embeddings_NE)
         self.counts_NN = by_root_of_sum(neighbour_counts(training_sequences, self.num_items))
 
     def scores(self, histories: Histories) -> np.ndarray:
@@ -177,10 +192,6 @@ class CountsWithContent(Baseline):
         """Counts, summing to one over the items, and cosines; both [B, N + 1]."""
         profile_BN = recency_profile(histories, self.num_items)
         return shares_near(profile_BN, self.counts_NN), self.cosines(profile_BN)
-
-    def cosines(self, profile_BN: scipy.sparse.csr_array) -> np.ndarray:
-        """Cosine between each profile's mean content and every item's, [B, N + 1]."""
-        return directions(profile_BN @ self.centred_NE) @ self.directions_NE.T
 
 
 def choose_mixture(

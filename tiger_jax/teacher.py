@@ -12,7 +12,7 @@ import scipy.sparse
 import tqdm
 
 from tiger_jax import baselines, log_linear
-from tiger_jax.baselines import CountsWithContent, Histories
+from tiger_jax.baselines import ContentCosines, Histories
 from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.frequency import training_frequency
 from tiger_jax.log_linear import Opinions
@@ -65,7 +65,7 @@ def held_out(training_sequences: Histories, content_embeddings_NE: np.ndarray) -
     as if the user had never been counted: among a user's own counts the next item would stand out.
     """
     num_items = len(content_embeddings_NE)
-    content = CountsWithContent(training_sequences, content_embeddings_NE, 0.5, 1.0)
+    cosines = ContentCosines(content_embeddings_NE)
     near_NN = baselines.neighbour_counts(training_sequences, num_items)
     next_NN = baselines.transition_counts(training_sequences, num_items)
     popularity_N = training_frequency(training_sequences, num_items).astype(np.float32)
@@ -94,7 +94,7 @@ def held_out(training_sequences: Histories, content_embeddings_NE: np.ndarray) -
         np.subtract.at(popularity_PN, flat_histories(all_items), 1)
         return log_linear.of_counts(
             baselines.shares_near(profile_PG, baselines.by_root_of_sum(near_GN)),
-            content.cosines(profile_PG @ item_GN),
+            cosines(profile_PG @ item_GN),
             popularity_PN,
             next_GN[baselines.last_items(own_histories)].toarray(),
         )

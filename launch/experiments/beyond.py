@@ -61,7 +61,8 @@ def run(setting: Setting) -> dict:
     saved = {TIGER: "test", FUSION: "test_fusion_counts", EVERYONE: "test_fusion_all"}
     tiger = _size(recommender.params, recommender.trie)
     of_sasrec = _size(network.params)
-    of_content = mixture.centred_NE.nbytes + mixture.directions_NE.nbytes
+    cosines = mixture.cosines
+    of_content = cosines.centred_NE.nbytes + cosines.directions_NE.nbytes
     counts = (0, _csr_bytes(mixture.counts_NN) + of_content)
     sizes = {
         TIGER: [tiger],
