@@ -140,6 +140,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_folder_as_it_was(
     [
         ({"seed": -1}, "seed=-1"),
         ({"width": 0}, "width is 0; give 1 or more"),
+        ({"encoder": "tfdf"}, "encoder=tfdf: did you mean tfidf?"),
         ({"min_interactions": -1}, "min_interactions is -1; give 1 or more"),
         ({"min_item_interactions": 0}, "min_item_interactions is 0; give 1 or more"),
         ({"text_fields": "titel"}, "no clause for titel"),
