@@ -310,7 +310,7 @@ def test_unusable_ready_made_embeddings_are_named(tmp_path, vectors, message):
         ({"items": "", "encoder": "v.npy"}, "give that by --items"),
         ({"source": "synthetic"}, "goes with a table of interactions, but source=synthetic"),
         ({"text_fields": "colour"}, r"no column 'colour'; it has item_id, title; .*--text_fields"),
-        ({"min_interactions": 6}, "no user and item of shop has 6 and 6 interactions .* at least"),
+        ({"min_interactions": 6}, "no user of shop has 6 interactions with items .* down to"),
         ({"template": "{colour}"}, "must hold one of"),
     ],
 )
