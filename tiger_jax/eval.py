@@ -91,8 +91,9 @@ def evaluate(
     users_at_once = _SEARCHES_AT_ONCE * batch_size
     ranked = rank_users(recommend, users, histories, num_beams, users_at_once, bool(fusion))
     seconds = time.perf_counter() - start
-    lists = ranked.without(histories) if exclude_history else ranked
-    scores = {"without_history_items": metrics.score(ranked.without(histories), targets, seed)}
+    without_history = ranked.without(histories)
+    lists = without_history if exclude_history else ranked
+    scores = {"without_history_items": metrics.score(without_history, targets, seed)}
     if not fusion:
         scores["with_history_items"] = metrics.score(ranked, targets, seed)
 

@@ -98,12 +98,12 @@ def prepare(
     if not folder:
         raise InputError("folder='': give the prepared folder to write")
     artifacts.require_at_least(1, width=width, min_interactions=min_interactions)
+    if min_item_interactions is not None:
+        artifacts.require_at_least(1, min_item_interactions=min_item_interactions)
     near = difflib.get_close_matches(encoder, _OWN_ENCODERS, cutoff=0.75)
     if near and encoder not in near:
         # A hub would be asked for it, again and again.
         raise InputError(f"encoder={encoder}: did you mean {near[0]}?")
-    if min_item_interactions is not None:
-        artifacts.require_at_least(1, min_item_interactions=min_item_interactions)
     fields = tuple(field.strip() for field in text_fields.split(",") if field.strip())
     columns = own_data.Columns(
         user=user_column,

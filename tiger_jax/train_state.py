@@ -1,5 +1,6 @@
 """What training carries from step to step, its optimizers and its schedules."""
 
+import functools
 import os
 from collections.abc import Sequence
 
@@ -78,20 +79,20 @@ def update_sizes(optimizer: optax.GradientTransformation, steps: Sequence[int]) 
     Tells optimizers and schedules from one another. Its other state is that of the first step.
     With `optax.MultiSteps`, which counts batches and steps, there are none: [].
     """
-    params = jnp.ones((1, 1))
-    state = optimizer.init(params)
-    if isinstance(state, optax.MultiStepsState):
+    if isinstance(jax.eval_shape(optimizer.init, jnp.ones((1, 1))), optax.MultiStepsState):
         return []
+    return [float(_update_size(optimizer, step)) for step in steps]
 
-    def at(step, leaf):
+
+@functools.partial(jax.jit, static_argnums=0)
+def _update_size(optimizer: optax.GradientTransformation, step: jax.Array) -> jax.Array:
+    params = jnp.ones((1, 1))
+
+    def at_step(leaf):
         return jnp.full_like(leaf, step) if jnp.issubdtype(leaf.dtype, jnp.integer) else leaf
 
-    @jax.jit
-    def size(step):
-        state_at_step = jax.tree.map(lambda leaf: at(step, leaf), state)
-        return jnp.abs(optimizer.update(params, state_at_step, params)[0]).squeeze()
-
-    return [float(size(step)) for step in steps]
+    state = jax.tree.map(at_step, optimizer.init(params))
+    return jnp.abs(optimizer.update(params, state, params)[0]).squeeze()
 
 
 def require_rate_to_the_end(optimizer: optax.GradientTransformation, num_steps: int) -> None:
