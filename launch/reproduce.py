@@ -5,7 +5,8 @@
 
 Runs what is missing, goes on where it was cut off, writes OUT/NAME_DATASET_BUDGET.json and makes
 the page of results again from such files: docs/results.md where OUT is results/, else
-OUT/results.md. What OUT holds already is not measured again: remove the file to have it anew.
+OUT/results.md. What OUT holds already is not measured again, not even single rows of a table, on
+whatever machine they were measured: remove the file to have it anew.
 """
 
 import argparse
@@ -55,10 +56,15 @@ def reproduce(
             raise InputError(
                 f"{name}: is for {', '.join(experiment.datasets)}, not for {dataset}; choose one"
             )
-        setting = Setting(dataset, budget, range(num_seeds or experiment.seeds))
+        seeds = range(num_seeds or experiment.seeds)
         path = out / f"{name}_{dataset}_{budget.name}.json"
-        if not (path.is_file() and _is_done(path, setting, keep)):
-            _measure(experiment, setting, path)
+        setting = Setting(dataset, budget, seeds)
+        if path.is_file():
+            found = artifacts.load_json(path, "python -m launch.reproduce", _NEEDS)
+            if _is_kept(path, found, setting, keep):
+                continue
+            setting = Setting(dataset, budget, seeds, found["values"], found["tables"])
+        _measure(experiment, setting, path)
 
 
 def _experiment(name: str) -> Experiment:
@@ -69,35 +75,62 @@ def _experiment(name: str) -> Experiment:
     return experiment
 
 
-def _is_done(path: pathlib.Path, setting: Setting, keep: bool) -> bool:
-    """Whether a file holds what is asked for; InputError where it is of other data or IDs."""
-    found = artifacts.load_json(path, "python -m launch.reproduce", _NEEDS)
+def _is_kept(path: pathlib.Path, found: dict, setting: Setting, keep: bool) -> bool:
+    """Whether a recorded result stays as it is, being whole, or foreign and wanted so.
+
+    Raises:
+      InputError: it is of other data, IDs or recipe.
+    """
+    foreign = _foreign(found, setting)
+    if foreign and not keep:
+        raise InputError(
+            f"{path}: made from {foreign}; remove it to measure anew, name another folder with "
+            "--out, or leave it as it is with --keep"
+        )
+    return bool(foreign) or _is_done(found, setting)
+
+
+def _is_done(found: dict, setting: Setting) -> bool:
+    return found["complete"] and len(found["seeds"]) >= len(setting.seeds)
+
+
+def _foreign(found: dict, setting: Setting) -> str:
+    """What a recorded result was made from that is not what is there now; empty if nothing."""
     folder = setting.planned_folder
-    foreign = []
     if (folder / SEQUENCES).is_file():
-        if found["data"] != setting.facts()["data"]:
-            foreign.append(f"data {found['data']}, but {folder} has {setting.facts()['data']}")
+        now = setting.facts()["data"]
+        if found["data"] != now:
+            return f"data {found['data']}, but {folder} has {now}"
         for ids, checksum in found["tables"].items():
             table = folder / "ids" / ids / "semantic_ids.npz"
             if table.is_file() and setting.table(ids).checksum() != checksum:
-                foreign.append(f"IDs {checksum}, but {table} has {setting.table(ids).checksum()}")
-    if foreign and not keep:
-        raise InputError(
-            f"{path}: made from {foreign[0]}; remove it to measure anew, name another folder with "
-            "--out, or leave it as it is with --keep"
-        )
-    return bool(foreign) or (found["complete"] and len(found["seeds"]) >= len(setting.seeds))
+                return f"IDs {checksum}, but {table} has {setting.table(ids).checksum()}"
+    # A whole result stands for the commit it names; rows of two recipes make no table.
+    recipe = found.get("recipe", "of an older version")
+    if not _is_done(found, setting) and recipe != setting.recipe():
+        return f"recipe {recipe}, but {setting.card} is {setting.recipe()}"
+    return ""
 
 
 def _measure(experiment: Experiment, setting: Setting, path: pathlib.Path) -> None:
     """Writes down what the experiment finds, after each of its parts where it has several."""
     found = experiment.run(setting)
-    values = {}
-    for values in [found] if isinstance(found, dict) else found:
-        _save(experiment, setting, path, values, isinstance(found, dict))
-    if not isinstance(found, dict):
-        _save(experiment, setting, path, values, True)
+    if isinstance(found, dict):
+        _save(experiment, setting, path, found, True)
+    else:
+        values = {}
+        for values in found:
+            _save(experiment, setting, path, _with_recorded(values, setting.recorded), False)
+        _save(experiment, setting, path, values, not values.get("missing"))
     print(f"wrote {path}")
+
+
+def _with_recorded(values: dict, recorded: dict) -> dict:
+    """What was found, and the rows of an earlier run that this one has not come to."""
+    rows = dict(values["rows"])
+    for label, row in recorded.get("rows", {}).items():
+        rows.setdefault(label, row)
+    return {**values, "rows": rows}
 
 
 def _save(
@@ -116,6 +149,7 @@ def _save(
             "dataset": setting.dataset,
             "budget": setting.budget.name,
             "card": setting.card,
+            "recipe": setting.recipe(),
             "seeds": list(setting.seeds),
             "complete": complete,
             "values": values,

@@ -95,8 +95,16 @@ def _source(experiment: Experiment, result: dict, where: str) -> str:
     return (
         f"<sub>[{name}]({where}/{name}): `{result['command']}`, {result['date']}, commit "
         f"{result['commit']}; {encoder}; {result['hardware']}{_trainings(result)}"
-        f"{'' if result['complete'] else '; NOT COMPLETE: the same command goes on'}</sub>"
+        f"{'' if result['complete'] else _incomplete(result)}</sub>"
     )
+
+
+def _incomplete(result: dict) -> str:
+    missing = result["values"].get("missing")
+    needs = (
+        f", given the ranked lists (docs/baselines.md) of {'; '.join(missing)}" if missing else ""
+    )
+    return f"; NOT COMPLETE: the same command goes on{needs}"
 
 
 def _trainings(result: dict) -> str:

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import pytest
 
 from launch import reproduce, results_page
-from launch.experiments import EXPERIMENTS, named, scores
-from launch.experiments.setting import Setting
+from launch.experiments import EXPERIMENTS, named, recbole, scores
+from launch.experiments.setting import BUDGETS, Setting
 from tiger_jax import artifacts, eval, make_ids, paper, prepare, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import Sequences
@@ -125,27 +126,95 @@ def test_what_is_there_is_not_measured_again(toy, monkeypatch):
     assert path.stat().st_mtime_ns == before
 
 
-def test_what_was_found_before_a_cut_is_shown_and_gone_on_with(toy, monkeypatch):
-    whole = run("table8")
+def cut_after_the_first_row(monkeypatch):
+    """Table 8 of a folder where it was measured, as a process that was killed leaves it."""
     path = pathlib.Path("work/reproduce_toy/results/table8_beauty_toy.json")
-    page = path.with_name("results.md")
     path.unlink()
     tiger = Setting.tiger
 
-    def cut_at_the_second_row(setting, *arguments, variant="", **options):
-        if variant:
+    def cut(setting, *arguments, variant="", **options):
+        if not variant:
             raise SystemExit(130)
-        return tiger(setting, *arguments, **options)
+        return tiger(setting, *arguments, variant=variant, **options)
 
-    monkeypatch.setattr(Setting, "tiger", cut_at_the_second_row)
+    with monkeypatch.context() as patch:
+        patch.setattr(Setting, "tiger", cut)
+        with pytest.raises(SystemExit):
+            run("table8")
+    return path
+
+
+def test_what_was_found_before_a_cut_is_shown_and_gone_on_with(toy, monkeypatch):
+    whole = run("table8")
+    path = cut_after_the_first_row(monkeypatch)
+    part = json.loads(path.read_text())
+    assert list(part["values"]["rows"]) == ["no user information"]
+    page = path.with_name("results.md")
+    assert "NOT COMPLETE" in page.read_text()
+    # As on another machine, where the run of the row is not there to be evaluated again.
+    runs = pathlib.Path("work/reproduce_toy/beauty/runs")
+    runs.rename(runs.with_name("elsewhere"))
+    shutil.copytree(runs.with_name("elsewhere") / "toy-rqvae_adamw-0", runs / "toy-rqvae_adamw-0")
+    assert run("table8")["values"] == whole["values"]
+    assert [path.name for path in runs.iterdir()] == ["toy-rqvae_adamw-0"]
+    assert "NOT COMPLETE" not in page.read_text()
+    shutil.rmtree(runs)
+    runs.with_name("elsewhere").rename(runs)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": "x"}, "made from recipe x, but gin/experiment/reproduce_toy.gin is"),
+        ({"recipe": None}, "made from recipe of an older version"),
+        ({"tables": {"rqvae_adamw": "x"}}, "made from IDs x"),
+    ],
+)
+def test_rows_of_two_recipes_make_no_table(change, message, toy, monkeypatch, capsys):
+    whole = run("table8")
+    path = cut_after_the_first_row(monkeypatch)
+    changed = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({k: v for k, v in changed.items() if v is not None}))
     with pytest.raises(SystemExit):
         run("table8")
-    part = json.loads(path.read_text())
-    assert list(part["values"]["rows"]) == ["with user tokens"]
-    assert "NOT COMPLETE" in page.read_text()
-    monkeypatch.undo()
-    assert run("table8")["values"] == whole["values"]
-    assert "NOT COMPLETE" not in page.read_text()
+    assert message in capsys.readouterr().err
+    path.write_text(json.dumps(whole))
+
+
+def test_ids_made_anew_must_be_those_of_the_rows_recorded(toy):
+    recorded = {"rows": {"4 layers": {}}}
+    setting = Setting("beauty", BUDGETS["toy"], (0,), recorded, {"rqvae_adamw": "x"})
+    with pytest.raises(artifacts.InputError, match="rows recorded so far are of x; remove"):
+        setting.ids()
+
+
+def test_a_recorded_row_serves_as_many_seeds_as_it_has(toy):
+    rows = {"two": {"seeds": [0, 1]}, "untrained": {}}
+    setting = Setting("beauty", BUDGETS["toy"], (0, 1), {"rows": rows})
+    assert setting.row("two", dict) == rows["two"]
+    assert setting.row("untrained", lambda: pytest.fail("made again")) == {}
+    more = Setting("beauty", BUDGETS["toy"], (0, 1, 2), {"rows": rows})
+    assert more.row("two", lambda: {"seeds": [0, 1, 2]}) == {"seeds": [0, 1, 2]}
+    assert more.row("third", lambda: {"seeds": [2]}) == {"seeds": [2]}
+
+
+def test_rows_of_recbole_outlive_their_lists_and_are_missed_until_there(toy, monkeypatch):
+    whole = run("table1")
+    path = pathlib.Path("work/reproduce_toy/results/table1_beauty_toy.json")
+    assert whole["complete"]
+    assert whole["values"]["missing"] == []
+    hgn = whole["values"]["rows"].pop("HGN, trained by RecBole")
+    path.write_text(json.dumps(whole | {"complete": False}))
+    monkeypatch.setattr(recbole, "rows", lambda setting: {})
+    part = run("table1")
+    assert not part["complete"]
+    assert part["values"]["missing"] == ["HGN, trained by RecBole"]
+    page = path.with_name("results.md").read_text()
+    assert "given the ranked lists (docs/baselines.md) of HGN, trained by RecBole" in page
+    monkeypatch.setattr(recbole, "rows", lambda setting: {"HGN": hgn})
+    full = run("table1")
+    assert full["complete"]
+    assert full["values"]["rows"]["HGN, trained by RecBole"] == hgn
 
 
 @pytest.mark.parametrize(

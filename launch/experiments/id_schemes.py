@@ -96,10 +96,14 @@ def _rows(makers: dict[str, Callable[[], str]], setting: Setting) -> Iterator[di
     """TIGER with the IDs that each of them makes, and how healthy they are; row by row."""
     rows = {}
     for label, maker in makers.items():
-        ids = maker()
-        tiger = setting.tiger(ids, brief=True)
-        rows[label] = {**tiger, "ids": ids, "health": setting.table(ids).health()}
+        rows[label] = setting.row(label, functools.partial(_row, maker, setting))
         yield {"rows": rows}
+
+
+def _row(maker: Callable[[], str], setting: Setting) -> dict:
+    ids = maker()
+    tiger = setting.tiger(ids, brief=True)
+    return {**tiger, "ids": ids, "health": setting.table(ids).health()}
 
 
 def _health_table(results: list[dict]) -> str:

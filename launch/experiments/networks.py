@@ -1,5 +1,6 @@
 """Tables 5, 8 and 9: TIGER with other networks, without user tokens, with other seeds."""
 
+import functools
 from collections.abc import Iterator
 
 from launch.experiments.experiment import Experiment
@@ -20,11 +21,14 @@ def run_table5(setting: Setting) -> Iterator[dict]:
             f"--gin.network.NetworkConfig.num_decoder_layers={layers}",
         )
         is_own = layers == network.num_encoder_layers == network.num_decoder_layers
-        rows[f"{layers} layers"] = setting.tiger(
+        make = functools.partial(
+            setting.tiger,
             variant="" if is_own else f"{layers}_layers",
             flags=() if is_own else flags,
             brief=True,
         )
+        label = f"{layers} layers"
+        rows[label] = setting.row(label, make)
         yield {"rows": rows}
 
 
@@ -35,10 +39,16 @@ def show_table5(results: list[dict]) -> str:
 
 def run_table8(setting: Setting) -> Iterator[dict]:
     """With the hashed user in front of the history, and without."""
-    rows = {"with user tokens": setting.tiger(brief=True)}
-    yield {"rows": rows}
-    without = setting.tiger(variant="no_users", flags=("--num_user_tokens=0",), brief=True)
-    yield {"rows": {"no user information": without, **rows}}
+    makers = {
+        "no user information": functools.partial(
+            setting.tiger, variant="no_users", flags=("--num_user_tokens=0",), brief=True
+        ),
+        "with user tokens": functools.partial(setting.tiger, brief=True),
+    }
+    rows = {}
+    for label, make in makers.items():
+        rows[label] = setting.row(label, make)
+        yield {"rows": rows}
 
 
 def show_table8(results: list[dict]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -123,14 +123,23 @@ class Setting:
       dataset: beauty, sports or toys.
       budget: see `BUDGETS`.
       seeds: of the models; Semantic IDs are made with seed 0, once for all of them.
+      recorded: values of a result that was cut off, as far as it got.
       card: the budget's gin card for the dataset.
       tables: {name of IDs: checksum of their table}, those used so far.
     """
 
-    def __init__(self, dataset: str, budget: Budget, seeds: Sequence[int]):
+    def __init__(
+        self,
+        dataset: str,
+        budget: Budget,
+        seeds: Sequence[int],
+        recorded: Mapping[str, Any] | None = None,
+        tables: Mapping[str, str] | None = None,
+    ):
         self.dataset, self.budget, self.seeds = dataset, budget, tuple(seeds)
+        self.recorded = dict(recorded or {})
         self.card = budget.card.format(dataset=dataset)
-        self.tables: dict[str, str] = {}
+        self.tables = dict(tables or {})
 
     def at(self, dataset: str) -> "Setting":
         """The same for another dataset."""
@@ -167,6 +176,21 @@ class Setting:
             "text_fields": source["text_fields"],
         }
 
+    def recipe(self) -> str:
+        """Identifies how the budget trains: all that its card sets, and its flags."""
+        flags = (self.budget.brief, sorted(self.budget.ids_flags.items()))
+        return artifacts.checksum(_settings_checksum(self.card), repr(flags))
+
+    def row(self, label: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A row of a table: as it was recorded before the table was cut off, else made.
+
+        A row of fewer seeds than are wanted is made again.
+        """
+        found = self.recorded.get("rows", {}).get(label)
+        if found is not None and set(self.seeds) <= set(found.get("seeds", self.seeds)):
+            return found
+        return make()
+
     def verb(self, module: ModuleType, *flags: str) -> None:
         """Runs a verb with the budget's card; a fault of the input ends the process, as always."""
         self._run(module, self.card, *flags)
@@ -198,7 +222,12 @@ class Setting:
             )
         table = SemanticIdTable.load(path)
         self._require_current(path, table.header)
-        self.tables[name] = table.checksum()
+        checksum = table.checksum()
+        if self.tables.setdefault(name, checksum) != checksum:
+            raise artifacts.InputError(
+                f"{path}: IDs {checksum}, but the rows recorded so far are of {self.tables[name]}; "
+                "remove the result to measure all of it anew"
+            )
         return name
 
     def _require_current(self, path: pathlib.Path, header: Mapping[str, Any]) -> None:
