@@ -293,6 +293,10 @@ def test_every_scheme_is_listed_and_has_a_card(capsys):
     names = capsys.readouterr().out.splitlines()
     assert names == ["rqvae", "vqvae", "lsh", "random", "hierarchical", "residual", "text"]
     assert set(names) <= {card.stem for card in CARDS}
+    with pytest.raises(SystemExit) as end:
+        make_ids.main(["make_ids", "--list", "--misspelt"])
+    assert end.value.code == 2
+    assert "Unknown command line flag 'misspelt'" in capsys.readouterr().err
 
 
 def test_scheme_flag_stands_for_its_card(folder, capsys):

@@ -225,6 +225,13 @@ def _write_text(path: pathlib.Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def list_schemes() -> dict:
+    """Prints the names of the schemes."""
+    names = [scheme.__name__ for scheme in schemes.SCHEMES]
+    print("\n".join(names))
+    return {"schemes": names}
+
+
 def _with_card(argv: Sequence[str]) -> list[str]:
     """--scheme=NAME stands for the card of that name."""
     argv = list(argv)
@@ -243,7 +250,7 @@ def main(argv=None):
     """Runs the verb from the command line."""
     argv = _with_card(sys.argv if argv is None else argv)
     if "--list" in argv:
-        print("\n".join(scheme.__name__ for scheme in schemes.SCHEMES))
+        command_line.run(list_schemes, [argument for argument in argv if argument != "--list"])
         return
     adds = any(argument.lstrip("-").partition("=")[0] == "add" for argument in argv[1:])
     command_line.run(add_items if adds else make_ids, argv, examples=_EXAMPLES)
