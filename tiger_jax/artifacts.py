@@ -42,6 +42,13 @@ def require_at_least(least: int, **values: int) -> None:
             raise InputError(f"{name} is {value}; give {least} or more")
 
 
+def require_shares(**values: float) -> None:
+    """InputError for the first of the named values that is not from 0 to 1."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise InputError(f"{name} is {value}; give 0 to 1")
+
+
 def require_names(**names: str) -> None:
     """InputError for the first that is no name of a file in a folder of the project's own."""
     for what, name in names.items():

@@ -84,8 +84,7 @@ def make_ids(
     artifacts.require_names(ids=ids)
     artifacts.require_at_least(0, seed=seed)
     artifacts.require_at_least(1, collision_size=collision_size)
-    if not 0 <= min_codebook_usage <= 1:
-        raise InputError(f"min_codebook_usage is {min_codebook_usage}; give a share, 0 to 1")
+    artifacts.require_shares(min_codebook_usage=min_codebook_usage)
     embeddings_NE, source = content.load_embeddings(folder)
     others = [other.strip() for other in joined_with.split(",") if other.strip()]
     all_NE, joined = _join(embeddings_NE, source, others)

@@ -35,8 +35,7 @@ def teach(
       seed: of the sample.
       teacher_weight: what train is going to give a teacher; with 0 there is nothing to do.
     """
-    if not 0 <= teacher_weight <= 1:
-        raise artifacts.InputError(f"teacher_weight is {teacher_weight}; give 0 to 1")
+    artifacts.require_shares(teacher_weight=teacher_weight)
     artifacts.require_at_least(1, num_expected=num_expected)
     artifacts.require_at_least(0, num_users=num_users, seed=seed)
     if not teacher_weight:

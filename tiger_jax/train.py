@@ -157,8 +157,7 @@ def train(
     _require_whole_calls(steps_per_call, num_steps=num_steps, eval_period=eval_period)
     if not 0 <= order_noise < np.inf:
         raise artifacts.InputError(f"order_noise is {order_noise}; give 0 or more items")
-    if not 0 <= teacher_weight <= 1:
-        raise artifacts.InputError(f"teacher_weight is {teacher_weight}; give 0 to 1")
+    artifacts.require_shares(teacher_weight=teacher_weight)
     if teacher_weight and order_noise:
         raise artifacts.InputError(
             f"teacher_weight={teacher_weight}, order_noise={order_noise}: the teacher knows the "
