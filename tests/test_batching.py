@@ -130,6 +130,23 @@ def test_every_target_knows_its_place(folder, kind):
             )
 
 
+def test_imagined_users_have_tokens_of_their_own(folder):
+    sequences, table, vocabulary = loaded(folder)
+    imagined = (np.int32([4, 2, 3]), np.int32([7, 8]))
+    made = examples.prefix_examples(sequences, 6, imagined)
+    num_places = len(made.items)
+    soft_targets = SoftTargets(
+        np.ones((num_places, 1), np.int32), np.ones((num_places, 1), np.float32), {}, imagined
+    )
+    data = batching.device_data(made, sequences, table, vocabulary, soft_targets)
+    last_three = jnp.arange(len(made) - 3, len(made))
+    batch = batching.assemble(data, last_three, 6)
+    tokens = vocabulary.user_tokens(["imagined 0", "imagined 0", "imagined 1"])
+    np.testing.assert_array_equal(batch["encoder_input_tokens"][:, 0], tokens)
+    targets = vocabulary.tokens(table.semantic_ids_NI[[2, 3, 8]])
+    np.testing.assert_array_equal(batch["decoder_target_tokens"], targets)
+
+
 def test_a_taught_target_is_drawn_from_the_mixture(folder):
     """A quarter of the weight is the teacher's, who expects two items 3 to 1."""
     sequences, table, vocabulary = loaded(folder)

@@ -43,6 +43,16 @@ def test_every_prefix_of_a_training_sequence_is_an_example():
     assert as_pairs(made) == [(0, [1], 2), (0, [1, 2], 3), (2, [2], 1)]
 
 
+@pytest.mark.parametrize("make", examples.KINDS.values())
+def test_imagined_users_are_users_of_whom_nothing_is_held_out(make):
+    real, imagined = [[1, 2, 3, 4, 5], [6, 7, 8]], [[9, 1, 2], [3], [4, 5]]
+    made = make(sequences_of(real), 2, [np.array(items, np.int32) for items in imagined])
+    # The same as of users who have two more items to be held out.
+    alike = make(sequences_of(real + [[*items, 1, 1] for items in imagined]), 2)
+    assert as_pairs(made) == as_pairs(alike)
+    assert {user for user, _, _ in as_pairs(made)} == {0, 2, 4}
+
+
 @pytest.mark.parametrize(
     ("name", "count"), [("beauty", 131413), ("sports", 189543), ("toys", 109361)]
 )

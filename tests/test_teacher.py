@@ -78,6 +78,49 @@ def test_batches_of_users_change_nothing(training, embeddings, monkeypatch):
     np.testing.assert_allclose(parts.shares_PQ, whole.shares_PQ, rtol=1e-5)
 
 
+def test_imagined_users_take_what_is_expected_of_them(training, embeddings):
+    """Against the product of opinions over all items, all real users counted, place by place."""
+    opinions = log_linear.counted(training, embeddings)
+    lengths = np.array([1, 5, 2, 12, 7])
+    found = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, seed=5)
+    assert [len(items) for items in found.imagined] == lengths.tolist()
+    place = 0
+    for items in found.imagined:
+        assert len(set(items)) == len(items)
+        assert not found.shares_PQ[place].any()
+        for index in range(1, len(items)):
+            scores_N = log_linear.log_probabilities(opinions([items[:index]]), EXPONENTS)[0]
+            scores_N[items[:index]] = -np.inf
+            best = np.argsort(-scores_N, kind="stable")[: min(3, NUM_ITEMS - index)]
+            shares = np.exp(scores_N[best].astype(np.float64))
+            row = place + index
+            assert found.items_PQ[row, : len(best)].tolist() == best.tolist()
+            np.testing.assert_allclose(
+                found.shares_PQ[row], np.pad(shares / shares.sum(), (0, 3 - len(best))), rtol=1e-3
+            )
+            assert items[index] in best
+        place += len(items)
+    assert place == len(found.items_PQ)
+    again = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, seed=5)
+    assert again.checksum() == found.checksum()
+    assert teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, 6).checksum() != (
+        found.checksum()
+    )
+
+
+def test_imagined_users_begin_anywhere_and_draw_by_the_shares(training, embeddings):
+    opinions = log_linear.counted(training, embeddings)
+    lengths = np.full(6000, 2)
+    found = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, NUM_ITEMS, seed=0)
+    firsts, seconds = np.array(found.imagined).T
+    frequency = np.bincount(firsts, minlength=NUM_ITEMS + 1)[1:] / len(firsts)
+    np.testing.assert_allclose(frequency, 1 / NUM_ITEMS, atol=4 * (1 / 12 / 6000) ** 0.5)
+    expected = np.zeros(NUM_ITEMS + 1)
+    np.add.at(expected, found.items_PQ[1::2], found.shares_PQ[1::2] / len(firsts))
+    drawn = np.bincount(seconds, minlength=NUM_ITEMS + 1) / len(firsts)
+    np.testing.assert_allclose(drawn, expected, atol=4 * (0.25 / len(firsts)) ** 0.5)
+
+
 def test_saved_soft_targets_are_of_their_sequences(tmp_path):
     item_ids = ("", "a", "b", "c")
     sequences, others = (
@@ -99,6 +142,25 @@ def test_saved_soft_targets_are_of_their_sequences(tmp_path):
         SoftTargets.load(tmp_path, sequences, "pictures")
     with pytest.raises(InputError, match=r"tiger_jax\.teach"):
         SoftTargets.load(tmp_path / "elsewhere", sequences, "texts")
+    imagined = (np.int32([3, 2, 1]), np.int32([2]))
+    more = found.followed_by(
+        SoftTargets(np.ones((4, 2), np.int32), np.zeros((4, 2), np.float32), {}, imagined)
+    )
+    more.save(tmp_path, header)
+    loaded = SoftTargets.load(tmp_path, sequences, "texts")
+    assert loaded.checksum() == more.checksum() != found.checksum()
+    assert [items.tolist() for items in loaded.imagined] == [[3, 2, 1], [2]]
+    np.testing.assert_array_equal(loaded.items_PQ[:2], items_PQ)
+    for damaged in (
+        (np.int32([3, 4, 1]), np.int32([2])),
+        (np.int32([3, 0, 1]), np.int32([2])),
+        (np.int32([3, 2, 1, 2]), np.zeros(0, np.int32)),
+        (np.int32([3, 2, 1]),),
+        (np.int64([3, 2, 1]), np.int64([2])),
+    ):
+        dataclasses.replace(more, imagined=damaged).save(tmp_path, header)
+        with pytest.raises(InputError, match="damaged or not a soft targets file"):
+            SoftTargets.load(tmp_path, sequences, "texts")
     for damaged in (
         (items_PQ[:1], shares_PQ[:1]),
         (items_PQ, shares_PQ[:, :1]),
@@ -141,6 +203,15 @@ def test_the_verb_teaches_cards_that_have_a_teacher(tmp_path, capsys):
     embeddings_NE, _ = content.load_embeddings(folder)
     expected = teacher.teach(training, embeddings_NE, result["exponents"], 6)
     assert found.checksum() == expected.checksum()
+    with pytest.raises(InputError, match="imagined_users is -1; give 0 or more"):
+        teach.teach(folder, imagined_users=-1)
+    teach.teach(folder, num_expected=6, imagined_users=300, max_history=4)
+    assert "300 imagined users" in capsys.readouterr().out
+    with_imagined = SoftTargets.load(folder, sequences, source["checksum"])
+    lengths = {len(items) for items in with_imagined.imagined}
+    assert len(with_imagined.imagined) == 300
+    assert lengths == {min(len(items), 5) for items in training if len(items) > 1}
+    np.testing.assert_array_equal(with_imagined.items_PQ[: len(found.items_PQ)], found.items_PQ)
     # The first place of each user has nobody to learn from.
     firsts = np.cumsum([0, *(len(items) for items in training)])[:-1]
     sums_P = found.shares_PQ.sum(axis=1)

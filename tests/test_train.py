@@ -229,7 +229,7 @@ def test_gradients_of_several_batches_make_one_step(folder):
 
 
 def test_a_run_on_sequences_with_a_teacher_resumes_to_the_same_bits(folder):
-    teach.teach(str(folder), num_expected=20)
+    teach.teach(str(folder), num_expected=20, imagined_users=30)
     changes = {
         "train_on": "sequences",
         "teacher_weight": 0.5,

@@ -37,7 +37,9 @@ def device_data(
     if training.num_targets is not None:
         data["num_targets"] = training.num_targets
     if vocab.num_user_tokens:
-        data["user_tokens"] = vocab.user_tokens(sequences.user_ids)[training.user_rows]
+        imagined = soft_targets.imagined if soft_targets is not None else ()
+        user_ids = [*sequences.user_ids, *(f"imagined {row}" for row in range(len(imagined)))]
+        data["user_tokens"] = vocab.user_tokens(user_ids)[training.user_rows]
     if soft_targets is not None:
         data |= {"expected_items": soft_targets.items_PQ, "shares": soft_targets.shares_PQ}
     return jax.tree.map(jnp.asarray, data)

@@ -5,6 +5,8 @@
 
 import pathlib
 
+import numpy as np
+
 from tiger_jax import artifacts, command_line, log_linear, teacher
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -22,22 +24,27 @@ def teach(
     num_users: int = 4096,
     seed: int = 0,
     teacher_weight: float = 1.0,
+    imagined_users: int = 0,
+    max_history: int = 20,
 ) -> dict:
     """Writes FOLDER/soft_targets.npz, from the training sequences.
 
     The exponents of the opinions are those that make the next items of validation users likeliest;
-    test items are not read.
+    test items are not read. Imagined users begin with any item and go on with what is expected of
+    them; training is on their sequences as well.
 
     Args:
       folder: the prepared folder.
       num_expected: items to keep of each place, the likeliest ones.
       num_users: size of the random sample of validation users; 0 for all.
-      seed: of the sample.
+      seed: of the sample, and of what imagined users do.
       teacher_weight: what train is going to give a teacher; with 0 there is nothing to do.
+      imagined_users: how many there are to be; each is as long as some real user in training.
+      max_history: they have at most one item more.
     """
     artifacts.require_shares(teacher_weight=teacher_weight)
-    artifacts.require_at_least(1, num_expected=num_expected)
-    artifacts.require_at_least(0, num_users=num_users, seed=seed)
+    artifacts.require_at_least(1, num_expected=num_expected, max_history=max_history)
+    artifacts.require_at_least(0, num_users=num_users, seed=seed, imagined_users=imagined_users)
     if not teacher_weight:
         print("TEACHER_WEIGHT is 0: this training has no teacher")
         return {"exponents": {}}
@@ -48,6 +55,13 @@ def teach(
     opinions = log_linear.counted(training, embeddings_NE)
     exponents = log_linear.choose_exponents(opinions, histories, targets, tuple(log_linear.FIRST))
     found = teacher.teach(training, embeddings_NE, exponents, num_expected)
+    if imagined_users:
+        lengths = [len(items) for items in training if len(items) > 1]
+        longest = min(max_history + 1, sequences.num_items)
+        lengths_U = np.random.default_rng(seed).choice(lengths, imagined_users).clip(max=longest)
+        found = found.followed_by(
+            teacher.imagine(opinions, exponents, sequences.num_items, lengths_U, num_expected, seed)
+        )
     header = {
         "sequences": sequences.checksum(),
         "content": source["checksum"],
@@ -57,7 +71,8 @@ def teach(
     }
     found.save(folder, header)
     powers = ", ".join(f"{name} {value:.2f}" for name, value in exponents.items())
-    print(f"wrote {pathlib.Path(folder, SOFT_TARGETS)}; exponents: {powers}")
+    imagined = f"; {imagined_users:,} imagined users" if imagined_users else ""
+    print(f"wrote {pathlib.Path(folder, SOFT_TARGETS)}; exponents: {powers}{imagined}")
     return {"exponents": exponents}
 
 

@@ -1,7 +1,8 @@
 """What counts and content expect at every place of the training sequences: soft targets.
 
 A teacher for knowledge distillation (Hinton et al. 2015). It must not know the answer: each user's
-own interactions are taken out of the counts before they say what comes next in that sequence.
+own interactions are taken out of the counts before they say what comes next in that sequence. And
+it imagines users of its own, whom nobody has counted.
 """
 
 import itertools
@@ -16,7 +17,7 @@ from tiger_jax.baselines import ContentCosines, Histories
 from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.frequency import training_frequency
 from tiger_jax.log_linear import Opinions
-from tiger_jax.metrics import RankedItems, flat_histories
+from tiger_jax.metrics import flat_histories
 
 # Places whose opinions on all items are held at once.
 _AT_ONCE = 256
@@ -42,20 +43,77 @@ def teach(
     items, shares = [], []
     for some in tqdm.tqdm([*_batches(training_sequences)], unit="batch", dynamic_ncols=True):
         log_probs_PN = log_linear.log_probabilities(opinions(some), exponents)
-        histories = _histories(some)
-        log_probs_PN[flat_histories(histories)] = -np.inf
-        expected = baselines.best_items(log_probs_PN, num_expected)
-        items.append(expected.item_numbers)
-        shares.append(_shares(expected, histories))
+        items_PQ, shares_PQ = _expected(log_probs_PN, _histories(some), num_expected)
+        items.append(items_PQ)
+        shares.append(shares_PQ)
     return SoftTargets(np.concatenate(items), np.concatenate(shares), exponents)
 
 
-def _shares(expected: RankedItems, histories: Histories) -> np.ndarray:
-    """Probabilities among the items, [P, Q]; 0 where no history, or no item, is to learn from."""
+def imagine(
+    opinions: Opinions,
+    exponents: dict[str, float],
+    num_items: int,
+    lengths_U: np.ndarray,
+    num_expected: int,
+    seed: int,
+) -> SoftTargets:
+    """Users who take what the product of opinions expects of them, and what it expects there.
+
+    The first item of each is any of the catalogue, the next ones are drawn from the product, with
+    what the user has left out. So it is asked about items that few real users have, and answers
+    as it does at test time, by all that was counted.
+
+    Args:
+      opinions: of all items (`log_linear.counted`).
+      exponents: of the opinions.
+      num_items: N.
+      lengths_U: items of each user, 1 to N.
+      num_expected: Q, items to keep of each place, from which the next one is drawn.
+      seed: of the draws.
+    """
+    random = np.random.default_rng(seed)
+    starts_U = np.cumsum(lengths_U) - lengths_U
+    items_P = np.zeros(lengths_U.sum(), np.int32)
+    items_P[starts_U] = random.integers(1, num_items + 1, len(lengths_U))
+    items_PQ = np.zeros((len(items_P), num_expected), np.int32)
+    shares_PQ = np.zeros((len(items_P), num_expected), np.float32)
+    with tqdm.tqdm(total=len(items_P), unit="place", dynamic_ncols=True) as progress:
+        progress.update(len(lengths_U))
+        for length in range(1, lengths_U.max(initial=0)):
+            going_on = starts_U[lengths_U > length]
+            for first in range(0, len(going_on), _AT_ONCE):
+                starts = going_on[first : first + _AT_ONCE]
+                histories = [items_P[start : start + length] for start in starts]
+                log_probs_BN = log_linear.log_probabilities(opinions(histories), exponents)
+                items_BQ, shares_BQ = _expected(log_probs_BN, histories, num_expected)
+                places = starts + length
+                items_PQ[places], shares_PQ[places] = items_BQ, shares_BQ
+                items_P[places] = _drawn(items_BQ, shares_BQ, random)
+                progress.update(len(places))
+    users = tuple(np.split(items_P, starts_U[1:])) if len(lengths_U) else ()
+    return SoftTargets(items_PQ, shares_PQ, exponents, users)
+
+
+def _drawn(items_BQ: np.ndarray, shares_BQ: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """One of each row's items, by their shares."""
+    up_to_BQ = np.cumsum(shares_BQ, axis=1, dtype=np.float64)
+    drawn_B1 = random.random((len(items_BQ), 1)) * up_to_BQ[:, -1:]
+    return np.take_along_axis(items_BQ, np.sum(up_to_BQ <= drawn_B1, axis=1)[:, None], 1)[:, 0]
+
+
+def _expected(
+    log_probs_PN: np.ndarray, histories: Histories, num_expected: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The likeliest items that the histories lack, [P, Q], and their probabilities among them.
+
+    Probabilities are 0 where no history, or no item, is to learn from.
+    """
+    log_probs_PN[flat_histories(histories)] = -np.inf
+    expected = baselines.best_items(log_probs_PN, num_expected)
     is_taught_P = np.array([len(history) > 0 for history in histories]) & expected.used[:, 0]
     best_P1 = np.where(is_taught_P[:, None], expected.scores[:, :1], 0.0)
     shares_PQ = np.exp(expected.scores - best_P1) * is_taught_P[:, None]
-    return shares_PQ / np.maximum(shares_PQ.sum(axis=1, keepdims=True), 1.0)
+    return expected.item_numbers, shares_PQ / np.maximum(shares_PQ.sum(axis=1, keepdims=True), 1.0)
 
 
 def held_out(training_sequences: Histories, content_embeddings_NE: np.ndarray) -> Opinions:

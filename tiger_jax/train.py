@@ -164,7 +164,8 @@ def train(
             "items in their own order alone; give 0 for one of both"
         )
     soft_targets = _soft_targets(folder, sequences) if teacher_weight else None
-    training = examples.of(sequences, train_on, max_history, network.causal_encoder)
+    imagined = soft_targets.imagined if soft_targets else ()
+    training = examples.of(sequences, train_on, max_history, network.causal_encoder, imagined)
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
     composition, plan = batching.planned(
         training, vocab, batch_size, num_groups, seed, group_multiple

@@ -8,6 +8,7 @@ Item numbers only: Semantic IDs are looked up when a batch is made.
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,14 +39,17 @@ class Examples:
         return len(self.targets)
 
 
-def prefix_examples(sequences: Sequences, max_history: int) -> Examples:
+def prefix_examples(
+    sequences: Sequences, max_history: int, imagined: Sequence[np.ndarray] = ()
+) -> Examples:
     """One example for each item of a training sequence but its first (TIGER appendix C).
 
     Args:
       sequences: the users' items; the last two of each are held out.
       max_history: only that many items before the target are kept (20 in the paper).
+      imagined: items of more users, none held out; their rows come after those of the real ones.
     """
-    training = sequences.training_sequences()
+    training = [*sequences.training_sequences(), *imagined]
     sizes = np.array([len(items) for items in training])
     user_rows = np.repeat(np.arange(len(training)), sizes)
     starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -59,7 +63,9 @@ def prefix_examples(sequences: Sequences, max_history: int) -> Examples:
     )
 
 
-def sequence_examples(sequences: Sequences, max_history: int) -> Examples:
+def sequence_examples(
+    sequences: Sequences, max_history: int, imagined: Sequence[np.ndarray] = ()
+) -> Examples:
     """One example for each training sequence, in which every item but the first is predicted.
 
     The same pairs as those of `prefix_examples`, as long as a sequence has at most
@@ -70,8 +76,9 @@ def sequence_examples(sequences: Sequences, max_history: int) -> Examples:
     Args:
       sequences: the users' items; the last two of each are held out.
       max_history: the longest history.
+      imagined: items of more users, as in `prefix_examples`.
     """
-    training = sequences.training_sequences()
+    training = [*sequences.training_sequences(), *imagined]
     starts = np.cumsum([0, *(len(items) for items in training)])
     step = -(-max_history // 2)
     rows, ends, num_targets = [], [], []
@@ -97,7 +104,13 @@ def sequence_examples(sequences: Sequences, max_history: int) -> Examples:
 KINDS = {"prefixes": prefix_examples, "sequences": sequence_examples}
 
 
-def of(sequences: Sequences, train_on: str, max_history: int, is_causal: bool) -> Examples:
+def of(
+    sequences: Sequences,
+    train_on: str,
+    max_history: int,
+    is_causal: bool,
+    imagined: Sequence[np.ndarray] = (),
+) -> Examples:
     """What a training is on.
 
     Args:
@@ -105,6 +118,7 @@ def of(sequences: Sequences, train_on: str, max_history: int, is_causal: bool) -
       train_on: prefixes, an example for each item to predict, or sequences, for all of a user's.
       max_history: items of a history that the model sees, the latest ones.
       is_causal: whether the encoder of the model sees no item before its turn.
+      imagined: items of more users, none held out.
 
     Raises:
       InputError: there is nothing to train on, or the encoder would see the items to predict.
@@ -118,7 +132,7 @@ def of(sequences: Sequences, train_on: str, max_history: int, is_causal: bool) -
             "nothing to train on: no user has two items before those of validation and test; "
             "prepare with a larger min_interactions"
         )
-    return KINDS[train_on](sequences, max_history)
+    return KINDS[train_on](sequences, max_history, imagined)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,13 @@
 """What may come at every place of the training sequences, beside the item that came.
 
-A file of the prepared folder; who made it is a teacher (teacher.py).
+A file of the prepared folder; who made it is a teacher (teacher.py). There may be imagined users in
+it, whose sequences are trained on as well.
 """
 
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,19 +23,32 @@ _TEACH = "python -m tiger_jax.teach"
 class SoftTargets:
     """Items to expect at every place of the training sequences, one after another.
 
+    Those of imagined users follow those of the real ones.
+
     Attributes:
       items_PQ: their numbers, the likeliest first, int32 [P, Q]; 0 in slots without an item.
       shares_PQ: of the Q items' probability, float32 [P, Q]; 0 at the first place of a user.
       exponents: of the opinions that were multiplied.
+      imagined: item numbers of each imagined user, int32.
     """
 
     items_PQ: np.ndarray
     shares_PQ: np.ndarray
     exponents: dict[str, float]
+    imagined: Sequence[np.ndarray] = ()
 
     def checksum(self) -> str:
         """Identifies what it expects."""
-        return artifacts.checksum(self.items_PQ, self.shares_PQ)
+        return artifacts.checksum(self.items_PQ, self.shares_PQ, *self.imagined)
+
+    def followed_by(self, imagined: "SoftTargets") -> "SoftTargets":
+        """These, and those of imagined users behind them."""
+        return dataclasses.replace(
+            self,
+            items_PQ=np.concatenate([self.items_PQ, imagined.items_PQ]),
+            shares_PQ=np.concatenate([self.shares_PQ, imagined.shares_PQ]),
+            imagined=(*self.imagined, *imagined.imagined),
+        )
 
     def save(self, folder: str | os.PathLike, header: dict) -> None:
         """Writes FOLDER/soft_targets.npz."""
@@ -43,6 +58,8 @@ class SoftTargets:
             {**header, "exponents": self.exponents},
             items=self.items_PQ,
             shares=self.shares_PQ,
+            imagined_items=np.concatenate([np.zeros(0, np.int32), *self.imagined]),
+            imagined_lengths=np.array([len(items) for items in self.imagined], np.int32),
         )
 
     @classmethod
@@ -71,19 +88,28 @@ class SoftTargets:
                     f"{path} is of other content embeddings than {folder} holds now; run {_TEACH} "
                     "again"
                 )
-            found = cls(arrays["items"], arrays["shares"], header["exponents"])
+            imagined = np.split(arrays["imagined_items"], np.cumsum(arrays["imagined_lengths"]))
+            if len(imagined.pop()):
+                raise ValueError("imagined items of no user")
+            found = cls(arrays["items"], arrays["shares"], header["exponents"], tuple(imagined))
             found._require_sound(sequences)
         return found
 
     def _require_sound(self, sequences: Sequences) -> None:
         """ValueError unless the arrays are items and shares of every place."""
         items_PQ, shares_PQ = self.items_PQ, self.shares_PQ
-        num_places = sum(len(items) for items in sequences.training_sequences())
+        users = [*sequences.training_sequences(), *self.imagined]
+        num_places = sum(map(len, users))
         num_places_found, _ = items_PQ.shape
         if num_places_found != num_places or shares_PQ.shape != items_PQ.shape:
             raise ValueError(f"shapes {items_PQ.shape} and {shares_PQ.shape}")
         if items_PQ.dtype != np.int32 or shares_PQ.dtype != np.float32:
             raise ValueError(f"{items_PQ.dtype} and {shares_PQ.dtype}")
+        for items in self.imagined:
+            if items.dtype != np.int32 or not len(items):
+                raise ValueError("imagined users without items")
+            if items.min() < 1 or items.max() > sequences.num_items:
+                raise ValueError("imagined items out of range")
         # NaN is in no interval.
         are_shares = ((shares_PQ >= 0) & (shares_PQ <= 1)).all()
         if not (are_shares and (items_PQ >= 0).all() and (items_PQ <= sequences.num_items).all()):
