@@ -79,7 +79,7 @@ def _is_kept(path: pathlib.Path, found: dict, setting: Setting, keep: bool) -> b
     """Whether a recorded result stays as it is, being whole, or foreign and wanted so.
 
     Raises:
-      InputError: it is of other data, IDs or recipe.
+      InputError: it is of other data or IDs.
     """
     foreign = _foreign(found, setting)
     if foreign and not keep:
@@ -105,10 +105,6 @@ def _foreign(found: dict, setting: Setting) -> str:
             table = folder / "ids" / ids / "semantic_ids.npz"
             if table.is_file() and setting.table(ids).checksum() != checksum:
                 return f"IDs {checksum}, but {table} has {setting.table(ids).checksum()}"
-    # A whole result stands for the commit it names; rows of two recipes make no table.
-    recipe = found.get("recipe", "of an older version")
-    if not _is_done(found, setting) and recipe != setting.recipe():
-        return f"recipe {recipe}, but {setting.card} is {setting.recipe()}"
     return ""
 
 
@@ -149,7 +145,6 @@ def _save(
             "dataset": setting.dataset,
             "budget": setting.budget.name,
             "card": setting.card,
-            "recipe": setting.recipe(),
             "seeds": list(setting.seeds),
             "complete": complete,
             "values": values,

@@ -7,7 +7,7 @@ from launch.experiments.setting import Setting
 from tiger_jax import artifacts, train_sasrec
 from tiger_jax.sasrec import TRAIN, SasRec
 
-_CARD = "gin/baseline/sasrec.gin"
+CARD = "gin/baseline/sasrec.gin"
 _TOY = ("--num_epochs=2", "--num_groups=1", "--gin.sasrec.SasRecConfig.width=16")
 _FACTS = ("run", "step", "training", "parameters", "distinct_items", "hardware", "commit")
 
@@ -16,7 +16,7 @@ def evaluated(setting: Setting, seed: int) -> dict[str, Any]:
     """What the training of SASRec with a seed says at its end; it is the same at every budget."""
     run = f"sasrec-{seed}"
     flags = (f"--seed={seed}", *(_TOY if setting.budget.is_toy else ()))
-    setting.train_once(train_sasrec, _CARD, run, flags)
+    setting.train_once(train_sasrec, CARD, run, flags)
     path = setting.folder / "runs" / run / "eval" / "test" / "eval.json"
     return artifacts.load_json(path, TRAIN)
 

@@ -176,20 +176,24 @@ class Setting:
             "text_fields": source["text_fields"],
         }
 
-    def recipe(self) -> str:
-        """Identifies how the budget trains: all that its card sets, and its flags."""
-        flags = (self.budget.brief, sorted(self.budget.ids_flags.items()))
-        return artifacts.checksum(_settings_checksum(self.card), repr(flags))
-
-    def row(self, label: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def row(self, label: str, make: Callable[[], dict[str, Any]], card: str = "") -> dict[str, Any]:
         """A row of a table: as it was recorded before the table was cut off, else made.
 
-        A row of fewer seeds than are wanted is made again.
+        A row of fewer seeds than are wanted, or of another recipe, is made again.
+
+        Args:
+          label: of the row.
+          make: makes it.
+          card: that it is trained by; empty for the budget's own.
         """
+        flags = (self.budget.brief, sorted(self.budget.ids_flags.items()))
+        recipe = artifacts.checksum(_settings_checksum(card or self.card), repr(flags))
         found = self.recorded.get("rows", {}).get(label)
-        if found is not None and set(self.seeds) <= set(found.get("seeds", self.seeds)):
+        if found is not None and found.get("recipe") != recipe:
+            print(f"{label}: was recorded of another recipe and is made again")
+        elif found is not None and set(self.seeds) <= set(found["seeds"]):
             return found
-        return make()
+        return {**make(), "recipe": recipe}
 
     def verb(self, module: ModuleType, *flags: str) -> None:
         """Runs a verb with the budget's card; a fault of the input ends the process, as always."""

@@ -45,7 +45,7 @@ def run(setting: Setting) -> Iterator[dict]:
     missing = [label for label in _BY_RECBOLE if label not in rows]
     values = {"rows": rows, "mixture": mixture, "missing": missing}
     yield values
-    rows[_SASREC] = setting.row(_SASREC, functools.partial(sasrec.row, setting))
+    rows[_SASREC] = setting.row(_SASREC, functools.partial(sasrec.row, setting), sasrec.CARD)
     rows[_SASREC_KEPT] = {
         "scores": rows[_SASREC]["with_history_items"],
         "seeds": rows[_SASREC]["seeds"],
