@@ -39,8 +39,9 @@ def teach(
       num_users: size of the random sample of validation users; 0 for all.
       seed: of the sample, and of what imagined users do.
       teacher_weight: what train is going to give a teacher; with 0 there is nothing to do.
-      imagined_users: how many there are to be; each is as long as some real user in training.
-      max_history: they have at most one item more.
+      imagined_users: how many there are to be; each has as many items as some real user in
+        training, two at least.
+      max_history: each has at most one item more.
     """
     artifacts.require_shares(teacher_weight=teacher_weight)
     artifacts.require_at_least(1, num_expected=num_expected, max_history=max_history)
@@ -56,12 +57,11 @@ def teach(
     exponents = log_linear.choose_exponents(opinions, histories, targets, tuple(log_linear.FIRST))
     found = teacher.teach(training, embeddings_NE, exponents, num_expected)
     if imagined_users:
-        lengths = [len(items) for items in training if len(items) > 1]
-        longest = min(max_history + 1, sequences.num_items)
-        lengths_U = np.random.default_rng(seed).choice(lengths, imagined_users).clip(max=longest)
-        found = found.followed_by(
-            teacher.imagine(opinions, exponents, sequences.num_items, lengths_U, num_expected, seed)
-        )
+        num_items = sequences.num_items
+        lengths_U = np.random.default_rng(seed).choice(list(map(len, training)), imagined_users)
+        lengths_U = lengths_U.clip(2, max_history + 1).clip(max=num_items)
+        imagined = teacher.imagine(opinions, exponents, num_items, lengths_U, num_expected, seed)
+        found = found.followed_by(imagined)
     header = {
         "sequences": sequences.checksum(),
         "content": source["checksum"],
@@ -71,8 +71,8 @@ def teach(
     }
     found.save(folder, header)
     powers = ", ".join(f"{name} {value:.2f}" for name, value in exponents.items())
-    imagined = f"; {imagined_users:,} imagined users" if imagined_users else ""
-    print(f"wrote {pathlib.Path(folder, SOFT_TARGETS)}; exponents: {powers}{imagined}")
+    beside = f"; {imagined_users:,} imagined users" if imagined_users else ""
+    print(f"wrote {pathlib.Path(folder, SOFT_TARGETS)}; exponents: {powers}{beside}")
     return {"exponents": exponents}
 
 
