@@ -98,7 +98,9 @@ def _drawn(items_BQ: np.ndarray, shares_BQ: np.ndarray, random: np.random.Genera
     """One of each row's items, by their shares."""
     up_to_BQ = np.cumsum(shares_BQ, axis=1, dtype=np.float64)
     drawn_B1 = random.random((len(items_BQ), 1)) * up_to_BQ[:, -1:]
-    return np.take_along_axis(items_BQ, np.sum(up_to_BQ <= drawn_B1, axis=1)[:, None], 1)[:, 0]
+    # The last is what remains, however the sum was rounded.
+    chosen_B1 = np.sum(up_to_BQ[:, :-1] <= drawn_B1, axis=1, keepdims=True)
+    return np.take_along_axis(items_BQ, chosen_B1, axis=1)[:, 0]
 
 
 def _expected(

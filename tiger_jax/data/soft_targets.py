@@ -105,11 +105,11 @@ class SoftTargets:
             raise ValueError(f"shapes {items_PQ.shape} and {shares_PQ.shape}")
         if items_PQ.dtype != np.int32 or shares_PQ.dtype != np.float32:
             raise ValueError(f"{items_PQ.dtype} and {shares_PQ.dtype}")
-        for items in self.imagined:
-            if items.dtype != np.int32 or not len(items):
-                raise ValueError("imagined users without items")
-            if items.min() < 1 or items.max() > sequences.num_items:
-                raise ValueError("imagined items out of range")
+        imagined = np.concatenate([np.zeros(0, np.int32), *self.imagined])
+        if imagined.dtype != np.int32 or not all(map(len, self.imagined)):
+            raise ValueError("imagined users without items")
+        if ((imagined < 1) | (imagined > sequences.num_items)).any():
+            raise ValueError("imagined items out of range")
         # NaN is in no interval.
         are_shares = ((shares_PQ >= 0) & (shares_PQ <= 1)).all()
         if not (are_shares and (items_PQ >= 0).all() and (items_PQ <= sequences.num_items).all()):
