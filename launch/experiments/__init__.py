@@ -38,9 +38,8 @@ killed one goes on where it was:
     setting.at(dataset)                the same for another dataset
 
 Where there are several trainings, `run` is better a generator that yields all it has after each, as
-id_schemes.py does, with rows made by `setting.row(label, make)`: what is cut off is then kept,
-shown as incomplete, and gone on with, on another machine too. What it cannot make it lists under
-"missing", as table1.py does.
+`setting.rows({label: make})` is one: what is cut off is then kept, shown as incomplete, and gone on
+with, on another machine too. What it cannot make it lists under "missing", as table1.py does.
 
 `flags` are those of the verbs: "--gin.TRAIN_STEPS=100", "--num_user_tokens=0". What a result
 depends on besides (seeds, data, tables of IDs used through the helpers, commit, hardware, time) is

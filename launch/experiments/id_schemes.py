@@ -94,10 +94,9 @@ def show_id_shapes(results: list[dict]) -> str:
 
 def _rows(makers: dict[str, Callable[[], str]], setting: Setting) -> Iterator[dict]:
     """TIGER with the IDs that each of them makes, and how healthy they are; row by row."""
-    rows = {}
-    for label, maker in makers.items():
-        rows[label] = setting.row(label, functools.partial(_row, maker, setting))
-        yield {"rows": rows}
+    return setting.rows(
+        {label: functools.partial(_row, maker, setting) for label, maker in makers.items()}
+    )
 
 
 def _row(maker: Callable[[], str], setting: Setting) -> dict:

@@ -14,22 +14,20 @@ _LAYERS, _FEW_LAYERS = (3, 4, 5), (1, 2)
 def run_table5(setting: Setting) -> Iterator[dict]:
     """As many layers in the encoder as in the decoder."""
     network = setting.network()
-    rows = {}
+    makers = {}
     for layers in _FEW_LAYERS if setting.budget.is_toy else _LAYERS:
         flags = (
             f"--gin.network.NetworkConfig.num_encoder_layers={layers}",
             f"--gin.network.NetworkConfig.num_decoder_layers={layers}",
         )
         is_own = layers == network.num_encoder_layers == network.num_decoder_layers
-        make = functools.partial(
+        makers[f"{layers} layers"] = functools.partial(
             setting.tiger,
             variant="" if is_own else f"{layers}_layers",
             flags=() if is_own else flags,
             brief=True,
         )
-        label = f"{layers} layers"
-        rows[label] = setting.row(label, make)
-        yield {"rows": rows}
+    return setting.rows(makers)
 
 
 def show_table5(results: list[dict]) -> str:
@@ -39,16 +37,14 @@ def show_table5(results: list[dict]) -> str:
 
 def run_table8(setting: Setting) -> Iterator[dict]:
     """With the hashed user in front of the history, and without."""
-    makers = {
-        "no user information": functools.partial(
-            setting.tiger, variant="no_users", flags=("--num_user_tokens=0",), brief=True
-        ),
-        "with user tokens": functools.partial(setting.tiger, brief=True),
-    }
-    rows = {}
-    for label, make in makers.items():
-        rows[label] = setting.row(label, make)
-        yield {"rows": rows}
+    return setting.rows(
+        {
+            "no user information": functools.partial(
+                setting.tiger, variant="no_users", flags=("--num_user_tokens=0",), brief=True
+            ),
+            "with user tokens": functools.partial(setting.tiger, brief=True),
+        }
+    )
 
 
 def show_table8(results: list[dict]) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -194,6 +194,13 @@ class Setting:
         elif found is not None and set(self.seeds) <= set(found["seeds"]):
             return found
         return {**make(), "recipe": recipe}
+
+    def rows(self, makers: Mapping[str, Callable[[], dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+        """The values of a table whose rows `row` gives, {label: make}, after each of them."""
+        rows = {}
+        for label, make in makers.items():
+            rows[label] = self.row(label, make)
+            yield {"rows": rows}
 
     def verb(self, module: ModuleType, *flags: str) -> None:
         """Runs a verb with the budget's card; a fault of the input ends the process, as always."""
