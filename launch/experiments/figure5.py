@@ -76,6 +76,7 @@ def run(setting: Setting) -> dict:
         "epsilon": _EPSILON,
         "k": _K,
         "table": cold.tables[ids],
+        "teacher_weight": cold.macro("TEACHER_WEIGHT"),
         "runs": runs,
     }
 
@@ -184,7 +185,8 @@ def _measured(test: Found, rules: Sequence[Rule], neighbours: RankedItems) -> di
 
 def show(results: list[dict]) -> str:
     """What shares codes, the rules, and Figure 5's two panels as tables."""
-    return "\n\n".join([ON_TEACHERS, *map(_section, results)])
+    taught = any(result["values"].get("teacher_weight") for result in results)
+    return "\n\n".join([*([ON_TEACHERS] if taught else []), *map(_section, results)])
 
 
 def _section(result: dict) -> str:
