@@ -18,8 +18,9 @@ import jax
 
 from launch import results_page
 from launch.experiments import EXPERIMENTS, named
+from launch.experiments.budgets import BUDGETS, Budget
 from launch.experiments.experiment import Experiment
-from launch.experiments.setting import BUDGETS, DATASETS, Budget, Setting
+from launch.experiments.setting import DATASETS, Setting
 from tiger_jax import artifacts, mesh
 from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import SEQUENCES

@@ -11,8 +11,9 @@ import os
 import pathlib
 
 from launch.experiments import EXPERIMENTS, health
+from launch.experiments.budgets import BUDGETS
 from launch.experiments.experiment import Experiment
-from launch.experiments.setting import BUDGETS, DATASETS
+from launch.experiments.setting import DATASETS
 from tiger_jax import artifacts
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.baselines import ranked_lists
 from launch.experiments import recbole
-from launch.experiments.setting import BUDGETS, Setting
+from launch.experiments.budgets import BUDGETS
+from launch.experiments.setting import Setting
 from tiger_jax import artifacts, prepare
 from tiger_jax.artifacts import InputError
 

@@ -11,7 +11,8 @@ import pytest
 
 from launch import reproduce, results_page
 from launch.experiments import EXPERIMENTS, named, recbole, scores
-from launch.experiments.setting import BUDGETS, Setting
+from launch.experiments.budgets import BUDGETS
+from launch.experiments.setting import Setting
 from tiger_jax import artifacts, eval, make_ids, paper, prepare, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import Sequences

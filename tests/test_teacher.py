@@ -82,7 +82,7 @@ def test_imagined_users_take_what_is_expected_of_them(training, embeddings):
     """Against the product of opinions over all items, all real users counted, place by place."""
     opinions = log_linear.counted(training, embeddings)
     lengths = np.array([1, 5, 2, 12, 7])
-    found = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, seed=5)
+    found = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, np.random.default_rng(5))
     assert [len(items) for items in found.imagined] == lengths.tolist()
     place = 0
     for items in found.imagined:
@@ -101,17 +101,17 @@ def test_imagined_users_take_what_is_expected_of_them(training, embeddings):
             assert items[index] in best
         place += len(items)
     assert place == len(found.items_PQ)
-    again = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, seed=5)
+    again = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, np.random.default_rng(5))
     assert again.checksum() == found.checksum()
-    assert teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, 6).checksum() != (
-        found.checksum()
-    )
+    other = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, 3, np.random.default_rng(6))
+    assert other.checksum() != found.checksum()
 
 
 def test_imagined_users_begin_anywhere_and_draw_by_the_shares(training, embeddings):
     opinions = log_linear.counted(training, embeddings)
     lengths = np.full(6000, 2)
-    found = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, NUM_ITEMS, seed=0)
+    random = np.random.default_rng(0)
+    found = teacher.imagine(opinions, EXPONENTS, NUM_ITEMS, lengths, NUM_ITEMS, random)
     firsts, seconds = np.array(found.imagined).T
     frequency = np.bincount(firsts, minlength=NUM_ITEMS + 1)[1:] / len(firsts)
     np.testing.assert_allclose(frequency, 1 / NUM_ITEMS, atol=4 * (1 / 12 / 6000) ** 0.5)

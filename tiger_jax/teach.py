@@ -58,9 +58,11 @@ def teach(
     found = teacher.teach(training, embeddings_NE, exponents, num_expected)
     if imagined_users:
         num_items = sequences.num_items
-        lengths_U = np.random.default_rng(seed).choice(list(map(len, training)), imagined_users)
+        # One generator for both, or users who begin alike would be of like lengths.
+        random = np.random.default_rng(seed)
+        lengths_U = random.choice(list(map(len, training)), imagined_users)
         lengths_U = lengths_U.clip(2, max_history + 1).clip(max=num_items)
-        imagined = teacher.imagine(opinions, exponents, num_items, lengths_U, num_expected, seed)
+        imagined = teacher.imagine(opinions, exponents, num_items, lengths_U, num_expected, random)
         found = found.followed_by(imagined)
     header = {
         "sequences": sequences.checksum(),

@@ -55,7 +55,7 @@ def imagine(
     num_items: int,
     lengths_U: np.ndarray,
     num_expected: int,
-    seed: int,
+    random: np.random.Generator,
 ) -> SoftTargets:
     """Users who take what the product of opinions expects of them, and what it expects there.
 
@@ -69,9 +69,8 @@ def imagine(
       num_items: N.
       lengths_U: items of each user, 1 to N.
       num_expected: Q, items to keep of each place, from which the next one is drawn.
-      seed: of the draws.
+      random: of the draws.
     """
-    random = np.random.default_rng(seed)
     starts_U = np.cumsum(lengths_U) - lengths_U
     items_P = np.zeros(lengths_U.sum(), np.int32)
     items_P[starts_U] = random.integers(1, num_items + 1, len(lengths_U))

@@ -1,6 +1,5 @@
-"""What an experiment is given to work with: budgets, and helpers that make what is missing."""
+"""What an experiment is given to work with: one dataset at one budget; what is missing is made."""
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,11 +9,12 @@ from typing import Any
 import jax
 
 import gin
+from launch.experiments.budgets import NO_TEACHER, Budget
 from launch.experiments.scores import seeds_row
 from tiger_jax import artifacts, eval, make_ids, prepare, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
-from tiger_jax.data.soft_targets import SOFT_TARGETS
+from tiger_jax.data.soft_targets import SOFT_TARGETS, SoftTargets
 from tiger_jax.metrics import RankedItems
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -23,8 +23,6 @@ from tiger_jax.vocabulary import Vocabulary
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DATASETS = ("beauty", "sports", "toys")
 
-# What the paper does, whatever a budget's card does.
-NO_TEACHER = "--teacher_weight=0.0"
 # Stands above tables of what the cards make.
 ON_TEACHERS = (
     "TIGER of the cpu budget learns from counts and content as well as from the items that came, "
@@ -36,92 +34,12 @@ _FACTS = ("run", "step", "training", "num_beams", "search", "num_users", "invali
 _FACTS += ("distinct_items", "users_per_s", "hardware", "commit")
 
 
-@dataclasses.dataclass(frozen=True)
-class Budget:
-    """A size at which all experiments run.
-
-    Attributes:
-      name: toy, cpu or paper.
-      what: what that means, in words.
-      card: gin card of the whole path, by dataset.
-      folder: prepared folder, by dataset.
-      content_ids: card of gin/ids for an RQ-VAE of the items' content alone, as in the paper.
-      ids_flags: {card of gin/ids: flags of make_ids}.
-      brief: flags of train where variants are compared with each other, many of them in a table.
-      small: flags of `prepare`, by dataset; empty where the data are real.
-    """
-
-    name: str
-    what: str
-    card: str
-    folder: str
-    content_ids: str
-    ids_flags: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-    brief: Sequence[str] = ()
-    small: Sequence[str] = ()
-
-    @property
-    def is_toy(self) -> bool:
-        """Whether the data are generated."""
-        return bool(self.small)
-
-
-# 120 items need no 256 codes a level, and may leave most of them out. All IDs have four parts, so
-# that what is compiled for one serves the others.
-_SMALL_RQVAE = ("--gin.NUM_EPOCHS=5", "--gin.schemes.rqvae.hidden_sizes=(16,)")
-_FEW_CODES = {
-    "lsh": ("--gin.HYPERPLANES=3", "--gin.schemes.lsh.num_levels=3"),
-    "random": ("--gin.CODEBOOK_SIZES=(8,8,8,8)",),
-    "rqvae_6x64": ("--gin.CODEBOOK_SIZES=(4,4,4)", *_SMALL_RQVAE),
-    "figure4": ("--gin.CODEBOOK_SIZES=(4,4,8)", *_SMALL_RQVAE),
-}
-
-# The one place that says which cards the experiments run.
-BUDGETS = {
-    budget.name: budget
-    for budget in (
-        Budget(
-            "paper",
-            "the paper's recipe",
-            "gin/experiment/{dataset}_paper_guarded.gin",
-            "work/{dataset}_minilm",
-            "rqvae",
-        ),
-        Budget(
-            "cpu",
-            "real data, less than an hour of one CPU core, with counts and content as a teacher "
-            "(docs/training.md); 3,000 steps without one for each variant where variants are "
-            "compared",
-            "gin/experiment/{dataset}_cpu.gin",
-            "work/{dataset}_minilm",
-            "rqvae_adamw",
-            brief=(
-                "--gin.TRAIN_STEPS=3000",
-                "--gin.EVAL_PERIOD=1500",
-                # What the card has in place of noise.
-                NO_TEACHER,
-                "--order_noise=1.0",
-            ),
-        ),
-        Budget(
-            "toy",
-            "a generated catalogue of 120 items in place of the dataset, a few training steps",
-            "gin/experiment/reproduce_toy.gin",
-            "work/reproduce_toy/{dataset}",
-            "rqvae_adamw",
-            ids_flags=_FEW_CODES,
-            small=("--source=synthetic", "--synthetic_users=200", "--synthetic_items=120"),
-        ),
-    )
-}
-
-
 class Setting:
     """One dataset at one budget: what is there is taken, what is missing is made.
 
     Attributes:
       dataset: beauty, sports or toys.
-      budget: see `BUDGETS`.
+      budget: see `budgets.BUDGETS`.
       seeds: of the models; Semantic IDs are made with seed 0, once for all of them.
       recorded: values of a result that was cut off, as far as it got.
       card: the budget's gin card for the dataset.
@@ -186,7 +104,8 @@ class Setting:
           make: makes it.
           card: that it is trained by; empty for the budget's own.
         """
-        flags = (self.budget.brief, sorted(self.budget.ids_flags.items()))
+        budget = self.budget
+        flags = (budget.untaught, budget.brief, sorted(budget.ids_flags.items()))
         recipe = artifacts.checksum(_settings_checksum(card or self.card), repr(flags))
         found = self.recorded.get("rows", {}).get(label)
         if found is not None and found.get("recipe") != recipe:
@@ -277,11 +196,19 @@ class Setting:
         ids = ids or self.ids()
         run = "-".join(part for part in (self.budget.name, ids, variant, str(seed)) if part)
         flags = [f"--ids={ids}", f"--seed={seed}", *self._embedding_rows(ids), *flags]
-        has_teacher = self.macro("TEACHER_WEIGHT") and NO_TEACHER not in flags
-        if has_teacher and not (self.folder / SOFT_TARGETS).is_file():
-            self.verb(teach, f"--folder={self.folder}")
+        if self.macro("TEACHER_WEIGHT") and NO_TEACHER not in flags:
+            self._teach()
         self.train_once(train, self.card, run, flags, table=self.table(ids).checksum())
         return run
+
+    def _teach(self) -> None:
+        """Has the folder's soft targets made, unless they are there with the card's users."""
+        if (self.folder / SOFT_TARGETS).is_file():
+            _, source = content.load_embeddings(self.folder)
+            found = SoftTargets.load(self.folder, self.sequences, source["checksum"])
+            if len(found.imagined) == self.macro("IMAGINED_USERS"):
+                return
+        self.verb(teach, f"--folder={self.folder}")
 
     def train_once(
         self, module: ModuleType, gin_file: str, run: str, flags: Sequence[str], **made_from: str

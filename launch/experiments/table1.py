@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from launch.experiments import recbole, sasrec
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import scores_table
-from launch.experiments.setting import DATASETS, NO_TEACHER, ON_TEACHERS, Setting
+from launch.experiments.setting import DATASETS, ON_TEACHERS, Setting
 
 # Those that `tiger_jax.eval` scores beside a model. Semantic_KNN is the paper's name (section 4.3).
 _WITHOUT_TRAINING = {
@@ -75,7 +75,7 @@ def _by_recbole_rows(setting: Setting) -> dict[str, dict]:
 
 
 def _p5(setting: Setting) -> dict:
-    return setting.tiger(setting.ids("text"), "no_teacher", (NO_TEACHER,))
+    return setting.tiger(setting.ids("text"), "no_teacher", setting.budget.untaught)
 
 
 def show(results: list[dict]) -> str:
