@@ -12,10 +12,12 @@ import pytest
 from launch import reproduce, results_page
 from launch.experiments import EXPERIMENTS, named, recbole, scores
 from launch.experiments.budgets import BUDGETS
+from launch.experiments.scores import SCORES
 from launch.experiments.setting import Setting
-from tiger_jax import artifacts, eval, make_ids, paper, prepare, train
+from tiger_jax import artifacts, eval, make_ids, paper, prepare, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import Sequences
+from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.semantic_ids.table import SemanticIdTable
 
 # Settings of JAX that the command changes.
@@ -118,6 +120,22 @@ def test_tiger_has_the_cards_teacher_and_what_stands_for_p5_has_none(toy):
         assert json.loads((runs / name / "run.json").read_text())["teacher_weight"] == weight
 
 
+def test_a_folder_taught_in_another_way_is_taught_again(toy):
+    """Soft targets of a folder do not say by their name how many users were imagined."""
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    _, source = content.load_embeddings(setting.folder)
+
+    def taught():
+        return SoftTargets.load(setting.folder, setting.sequences, source["checksum"])
+
+    setting.train()
+    as_the_card_has_it = taught()
+    assert len(as_the_card_has_it.imagined) == 50
+    teach.teach(str(setting.folder), imagined_users=49)
+    setting.train()
+    assert taught().checksum() == as_the_card_has_it.checksum()
+
+
 def test_what_is_there_is_not_measured_again(toy, monkeypatch):
     run("table8")
     path = pathlib.Path("work/reproduce_toy/results/table8_beauty_toy.json")
@@ -181,19 +199,34 @@ def test_ids_made_anew_must_be_those_of_the_rows_recorded(toy):
         setting.ids()
 
 
-def test_a_recorded_row_serves_as_many_seeds_as_it_has(toy):
-    def setting(seeds, rows):
-        return Setting("beauty", BUDGETS["toy"], seeds, {"rows": rows})
+def test_a_recorded_row_serves_the_seeds_it_has_and_others_are_made(toy):
+    """Means and standard errors over the seeds by hand: hits of a tenth of the seed."""
+    made = []
 
-    made = setting((0, 1), {}).row("two", lambda: {"seeds": [0, 1]})
-    for seeds in ((0,), (0, 1)):
-        found = setting(seeds, {"two": made}).row("two", lambda: pytest.fail("made again"))
-        assert found == made
-    three = {"seeds": [0, 1, 2]}
-    assert setting((0, 1, 2), {"two": made}).row("two", lambda: three).items() >= three.items()
-    assert setting((0,), {"two": made}).row("one", lambda: three)["seeds"] == [0, 1, 2]
-    other = setting((0,), {"two": made}).row("two", lambda: three, "gin/baseline/sasrec.gin")
-    assert other["seeds"] == [0, 1, 2]
+    def make(seed):
+        made.append(seed)
+        score = {name: dict.fromkeys(("value", "low", "high"), seed / 10) for name in SCORES}
+        found = {"without_history_items": score, "with_history_items": score, "run": f"run-{seed}"}
+        return scores.seed_row(found, seed, ("run",))
+
+    def row(seeds, rows, card=""):
+        made.clear()
+        return Setting("beauty", BUDGETS["toy"], seeds, {"rows": rows}).row("one", make, card)
+
+    two = row((0, 1), {})
+    assert made == two["seeds"] == [0, 1]
+    assert row((0,), {"one": two}) == row((1, 0), {"one": two}) == two
+    assert not made
+    four = row((0, 1, 2, 3), {"one": two})
+    assert made == [2, 3]
+    assert [run["run"] for run in four["runs"]] == ["run-0", "run-1", "run-2", "run-3"]
+    assert four["scores"]["recall@5"] == pytest.approx(
+        {"value": 0.15, "low": 0.15, "high": 0.15, "standard_error": (0.05 / 3) ** 0.5 / 2}
+    )
+    row((0,), {"another": two})
+    assert made == [0]
+    row((0,), {"one": two}, "gin/baseline/sasrec.gin")
+    assert made == [0]
 
 
 def test_rows_of_recbole_outlive_their_lists_and_are_missed_until_there(toy, monkeypatch):

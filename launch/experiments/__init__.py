@@ -10,7 +10,7 @@ and put it into `EXPERIMENTS` below, where the paper has it:
 
     def run(setting: Setting) -> dict:            # one dataset; the result goes into the file
         ids = setting.ids("lsh")                  # IDs by gin/ids/lsh.gin, made if not there
-        return {"rows": {"LSH": setting.tiger(ids)}}    # trained and evaluated, a run a seed
+        return {"rows": {"LSH": setting.tiger(ids)}}    # trained and evaluated, with seed 0
 
     def show(results: list[dict]) -> str:         # all files of this name -> Markdown
         return scores_table(results, paper="table2")
@@ -32,14 +32,15 @@ killed one goes on where it was:
     setting.table(ids)                 their table
     setting.train(ids, variant, flags, seed)   name of a trained run; variant tells it from others
     setting.evaluate(run)              what `tiger_jax.eval` says of it, as a dictionary
-    setting.tiger(ids, variant, flags) the two together over all seeds: mean scores, intervals;
-                                       brief=True where variants are compared with each other
+    setting.tiger(ids, variant, flags, seed)   the two together: scores, intervals; brief=True
+                                       where variants are compared with each other
     setting.verb(module, *flags)       any verb, with the budget's gin card
     setting.at(dataset)                the same for another dataset
 
 Where there are several trainings, `run` is better a generator that yields all it has after each, as
-`setting.rows({label: make})` is one: what is cut off is then kept, shown as incomplete, and gone on
-with, on another machine too. What it cannot make it lists under "missing", as table1.py does.
+`setting.rows({label: make})` is one, which calls `make(seed=...)` for each seed: what is cut off is
+then kept, shown as incomplete, and gone on with, on another machine too. What it cannot make it
+lists under "missing", as table1.py does.
 
 `flags` are those of the verbs: "--gin.TRAIN_STEPS=100", "--num_user_tokens=0". What a result
 depends on besides (seeds, data, tables of IDs used through the helpers, commit, hardware, time) is

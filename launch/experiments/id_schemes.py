@@ -99,9 +99,9 @@ def _rows(makers: dict[str, Callable[[], str]], setting: Setting) -> Iterator[di
     )
 
 
-def _row(maker: Callable[[], str], setting: Setting) -> dict:
+def _row(maker: Callable[[], str], setting: Setting, seed: int) -> dict:
     ids = maker()
-    tiger = setting.tiger(ids, brief=True)
+    tiger = setting.tiger(ids, seed=seed, brief=True)
     return {**tiger, "ids": ids, "health": setting.table(ids).health()}
 
 

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from benchmarks.baselines.ranked_lists import MODELS, lists_path, load_lists
-from launch.experiments.scores import seeds_row
+from launch.experiments.scores import joined, seed_row
 from launch.experiments.setting import ROOT, Setting
 from tiger_jax import metrics
 
@@ -18,9 +18,9 @@ def rows(setting: Setting) -> dict[str, dict[str, Any]]:
     found = {}
     for model in MODELS:
         paths = {seed: _path(setting, model, seed) for seed in setting.seeds}
-        seeds = [seed for seed, path in paths.items() if path.is_file()]
-        if seeds:
-            found[model] = _row(setting, [paths[seed] for seed in seeds], seeds)
+        of_seeds = [_row(setting, path, seed) for seed, path in paths.items() if path.is_file()]
+        if of_seeds:
+            found[model] = joined(of_seeds)
     return found
 
 
@@ -31,16 +31,12 @@ def _path(setting: Setting, model: str, seed: int) -> pathlib.Path:
     return path
 
 
-def _row(setting: Setting, paths: list[pathlib.Path], seeds: list[int]) -> dict[str, Any]:
+def _row(setting: Setting, path: pathlib.Path, seed: int) -> dict[str, Any]:
     histories, targets = setting.sequences.split("test")
-    found = []
-    for path in paths:
-        header, ranked = load_lists(path, setting.sequences)
-        found.append(
-            {
-                **{name: header.get(name) for name in _FACTS},
-                "without_history_items": metrics.score(ranked.without(histories), targets),
-                "with_history_items": metrics.score(ranked, targets),
-            }
-        )
-    return seeds_row(found, seeds, _FACTS)
+    header, ranked = load_lists(path, setting.sequences)
+    found = {
+        **{name: header.get(name) for name in _FACTS},
+        "without_history_items": metrics.score(ranked.without(histories), targets),
+        "with_history_items": metrics.score(ranked, targets),
+    }
+    return seed_row(found, seed, _FACTS)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from launch.experiments.scores import seeds_row
+from launch.experiments.scores import seed_row
 from launch.experiments.setting import Setting
 from tiger_jax import artifacts, train_sasrec
 from tiger_jax.sasrec import TRAIN, SasRec
@@ -27,7 +27,6 @@ def recommender(setting: Setting, seed: int) -> SasRec:
     return SasRec.load(setting.folder, run, setting.sequences)
 
 
-def row(setting: Setting) -> dict[str, Any]:
+def row(setting: Setting, seed: int) -> dict[str, Any]:
     """A row of a table of scores, as `Setting.tiger` returns it."""
-    found = [evaluated(setting, seed) for seed in setting.seeds]
-    return seeds_row(found, setting.seeds, _FACTS)
+    return seed_row(evaluated(setting, seed), seed, _FACTS)

@@ -8,6 +8,8 @@ from tiger_jax import paper
 
 SCORES = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 HEADER = [name.replace("recall", "Recall").replace("ndcg", "NDCG") for name in SCORES]
+# Scores of a row -> what `tiger_jax.eval` calls them.
+_PARTS = {"scores": "without_history_items", "with_history_items": "with_history_items"}
 
 
 def mean_scores(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
@@ -31,26 +33,32 @@ def mean_scores(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str,
     return means
 
 
-def seeds_row(
-    found: Sequence[Mapping[str, Any]], seeds: Sequence[int], facts: Sequence[str]
-) -> dict[str, Any]:
-    """A row of a table of scores, of one recommender.
+def seed_row(found: Mapping[str, Any], seed: int, facts: Sequence[str]) -> dict[str, Any]:
+    """A row of a table of scores: one recommender by one seed.
 
     Args:
-      found: what was found for each seed: the scores on the test split "without_history_items" and
-        "with_history_items", see `mean_scores`, and more.
-      seeds: which they were.
+      found: the scores on the test split "without_history_items" and "with_history_items", see
+        `mean_scores`, and more.
+      seed: which it was.
       facts: what of the rest is kept.
 
     Returns:
-      {"scores", "with_history_items", "seeds", "runs"}: means over the seeds of the scores without
-      and with the history's items; and for each seed the facts.
+      {"scores", "with_history_items", "seeds", "runs"}: the scores without and with the history's
+      items; and what is kept of the run, its scores too.
     """
+    kept = {name: found[name] for name in facts}
+    kept |= {part: mean_scores([found[part]]) for part in _PARTS.values()}
+    return joined([{"seeds": [seed], "runs": [kept]}])
+
+
+def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows of one recommender by different seeds as one row, whose scores are means over them."""
+    runs = [run for row in rows for run in row["runs"]]
     return {
-        "scores": mean_scores([result["without_history_items"] for result in found]),
-        "with_history_items": mean_scores([result["with_history_items"] for result in found]),
-        "seeds": list(seeds),
-        "runs": [{name: result[name] for name in facts} for result in found],
+        **rows[-1],
+        **{name: mean_scores([run[part] for run in runs]) for name, part in _PARTS.items()},
+        "seeds": [seed for row in rows for seed in row["seeds"]],
+        "runs": runs,
     }
 
 

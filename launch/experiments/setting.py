@@ -10,7 +10,7 @@ import jax
 
 import gin
 from launch.experiments.budgets import NO_TEACHER, Budget
-from launch.experiments.scores import seeds_row
+from launch.experiments.scores import joined, seed_row
 from tiger_jax import artifacts, eval, make_ids, prepare, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -94,14 +94,19 @@ class Setting:
             "text_fields": source["text_fields"],
         }
 
-    def row(self, label: str, make: Callable[[], dict[str, Any]], card: str = "") -> dict[str, Any]:
-        """A row of a table: as it was recorded before the table was cut off, else made.
+    def row(self, label: str, make: Callable[..., dict[str, Any]], card: str = "") -> dict:
+        """A row of a table, of all seeds; see `growing_row`."""
+        *_, row = self.growing_row(label, make, card)
+        return row
 
-        A row of fewer seeds than are wanted, or of another recipe, is made again.
+    def growing_row(
+        self, label: str, make: Callable[..., dict[str, Any]], card: str = ""
+    ) -> Iterator[dict[str, Any]]:
+        """A row of a table, after each of its seeds; those recorded of this recipe are taken.
 
         Args:
           label: of the row.
-          make: makes it.
+          make: makes it for one seed, `make(seed=0)`; see `scores.seed_row`.
           card: that it is trained by; empty for the budget's own.
         """
         budget = self.budget
@@ -110,16 +115,23 @@ class Setting:
         found = self.recorded.get("rows", {}).get(label)
         if found is not None and found.get("recipe") != recipe:
             print(f"{label}: was recorded of another recipe and is made again")
-        elif found is not None and set(self.seeds) <= set(found["seeds"]):
-            return found
-        return {**make(), "recipe": recipe}
+            found = None
+        rows = [found] if found else []
+        there = found["seeds"] if found else []
+        if set(self.seeds) <= set(there):
+            yield found
+        for seed in self.seeds:
+            if seed not in there:
+                rows.append({**make(seed=seed), "recipe": recipe})
+                yield joined(rows)
 
-    def rows(self, makers: Mapping[str, Callable[[], dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-        """The values of a table whose rows `row` gives, {label: make}, after each of them."""
+    def rows(self, makers: Mapping[str, Callable[..., dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+        """The values of a table whose rows `growing_row` gives, {label: make}, after each seed."""
         rows = {}
         for label, make in makers.items():
-            rows[label] = self.row(label, make)
-            yield {"rows": rows}
+            for row in self.growing_row(label, make):
+                rows[label] = row
+                yield {"rows": dict(rows)}
 
     def verb(self, module: ModuleType, *flags: str) -> None:
         """Runs a verb with the budget's card; a fault of the input ends the process, as always."""
@@ -283,29 +295,24 @@ class Setting:
         ids: str = "",
         variant: str = "",
         flags: Sequence[str] = (),
-        seeds: Sequence[int] | None = None,
+        seed: int = 0,
         brief: bool = False,
     ) -> dict[str, Any]:
-        """TIGER trained and evaluated with every seed: a row of a table of scores.
+        """TIGER trained and evaluated: a row of a table of scores, of one seed.
 
         Args:
-          ids, variant, flags: see `train`.
-          seeds: those of the setting where None.
+          ids, variant, flags, seed: see `train`.
           brief: whether it is one of the variants that a table compares, all of which are trained
             as briefly as the budget has it for them.
 
         Returns:
-          See `seeds_row`.
+          See `scores.seed_row`.
         """
-        found = []
-        seeds = self.seeds if seeds is None else seeds
         if brief and self.budget.brief:
             variant = "_".join(part for part in ("brief", variant) if part)
             flags = (*self.budget.brief, *flags)
-        for seed in seeds:
-            run = self.train(ids, variant, flags, seed)
-            found.append({**self.evaluate(run), "run": run})
-        return seeds_row(found, seeds, _FACTS)
+        run = self.train(ids, variant, flags, seed)
+        return seed_row({**self.evaluate(run), "run": run}, seed, _FACTS)
 
 
 def _parse(card: str) -> None:

@@ -74,8 +74,8 @@ def _by_recbole_rows(setting: Setting) -> dict[str, dict]:
     return rows | {_by_recbole(model): row for model, row in recbole.rows(setting).items()}
 
 
-def _p5(setting: Setting) -> dict:
-    return setting.tiger(setting.ids("text"), "no_teacher", setting.budget.untaught)
+def _p5(setting: Setting, seed: int) -> dict:
+    return setting.tiger(setting.ids("text"), "no_teacher", setting.budget.untaught, seed)
 
 
 def show(results: list[dict]) -> str:
