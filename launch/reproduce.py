@@ -82,13 +82,17 @@ def _is_kept(path: pathlib.Path, found: dict, setting: Setting, keep: bool) -> b
     Raises:
       InputError: it is of other data or IDs.
     """
+    is_done = _is_done(found, setting)
+    if not is_done:
+        # What it goes on with must be the same data, which therefore have to be there.
+        setting.facts()
     foreign = _foreign(found, setting)
     if foreign and not keep:
         raise InputError(
             f"{path}: made from {foreign}; remove it to measure anew, name another folder with "
             "--out, or leave it as it is with --keep"
         )
-    return bool(foreign) or _is_done(found, setting)
+    return bool(foreign) or is_done
 
 
 def _is_done(found: dict, setting: Setting) -> bool:

@@ -35,10 +35,18 @@ class SemanticIdVocabulary(seqio.Vocabulary):
       tokens: which token stands for which code or user.
       table: the Semantic IDs.
       item_ids: raw ids [N + 1], item_ids[0] is "".
+      interactions: checksum of the prepared folder's; None of other data.
     """
 
-    def __init__(self, tokens: Vocabulary, table: SemanticIdTable, item_ids: Sequence[str]):
+    def __init__(
+        self,
+        tokens: Vocabulary,
+        table: SemanticIdTable,
+        item_ids: Sequence[str],
+        interactions: str | None = None,
+    ):
         super().__init__()
+        self.interactions = interactions
         self.tokens = tokens
         self.table = table
         self.item_ids = np.array(item_ids, object)
@@ -260,7 +268,10 @@ def _register(folder: str, ids: str, num_user_tokens: int, max_history: int) -> 
         pathlib.Path(folder, "ids", ids, "semantic_ids.npz"), sequences.header["items_checksum"]
     )
     vocab = SemanticIdVocabulary(
-        Vocabulary(table.codebook_sizes, num_user_tokens), table, sequences.item_ids
+        Vocabulary(table.codebook_sizes, num_user_tokens),
+        table,
+        sequences.item_ids,
+        sequences.interactions_checksum(),
     )
     source = seqio.FunctionDataSource(functools.partial(prepared_users, sequences), splits=SPLITS)
     return add_task(f"{pathlib.Path(folder).resolve().name}_{ids}", source, vocab, max_history)

@@ -124,6 +124,31 @@ def test_the_pipeline_builds_the_sequences_of_prepare(num_files, prepared, tmp_p
     assert_same_users(builder, prepared)
 
 
+def test_users_keep_the_order_of_their_first_lines_dropped_or_not(tmp_path):
+    """The first line of all is dropped, its item being rare; its user is still the first."""
+    beam = pytest.importorskip("apache_beam", reason="apache-beam is not installed")
+    large_reviews = importlib.import_module("tiger_jax.data.large_reviews")
+    bought = [("ann", "rare"), *(("bob", item) for item in "vwxyz")]
+    bought += [("ann", item) for item in "zyxwv"]
+    bought += [(f"more {number}", item) for number in range(3) for item in "vwxyz"]
+    rows = [(*pair, number) for number, pair in enumerate(bought)]
+    interactions = [large_reviews.Interaction(*row, (0, row[2])) for row in rows]
+
+    def same(found):
+        raw = sequences.RawData(
+            "own", [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+        )
+        expected = sequences.build_sequences(raw)
+        assert found == [list(expected.item_ids)]
+        assert expected.item_ids[1] == "z"
+
+    with beam.Pipeline("DirectRunner") as pipeline:
+        _, item_ids = large_reviews.numbered_users(
+            pipeline | beam.Create(interactions), 5, rounds=2
+        )
+        beam.testing.util.assert_that(item_ids, same)
+
+
 def test_too_few_rounds_are_an_error(tmp_path):
     beam = pytest.importorskip("apache_beam", reason="apache-beam is not installed")
     large_reviews = importlib.import_module("tiger_jax.data.large_reviews")

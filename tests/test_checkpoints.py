@@ -116,3 +116,13 @@ def test_work_in_the_background_is_done_in_order_and_its_faults_come_back():
     background.start(functools.partial(done.append, 6))
     background.wait()
     assert done == [0, 1, 2, 3, 4, 6]
+
+
+def test_checkpoints_of_one_step_are_told_apart(tmp_path):
+    """Two trainings whose best epochs have the same number."""
+    found = []
+    for value in (1.0, 2.0, 1.0):
+        checkpoints.save(tmp_path, 7, {"w": np.full(3, value, np.float32)}, {}, {})
+        found.append(checkpoints.identity(tmp_path, 7))
+    assert found[0] != found[1]
+    assert checkpoints.identity(tmp_path, 8) not in found

@@ -257,6 +257,7 @@ def test_the_validation_split_scores_the_item_before_the_last(folder, recommende
         {"batch_size": 0},
         {"num_users": -1},
         {"split": "training"},
+        {"seed": -1},
         {"fusion": "counts", "exclude_history": False},
     ],
 )
@@ -273,7 +274,8 @@ def test_evaluations_of_one_run_keep_apart(folder, recommender):
     eval.evaluate(str(folder), "stub", search="free")
     eval.evaluate(str(folder), "stub", split="validation")
     eval.evaluate(str(folder), "stub", num_users=9)
-    names = ["test", "test_9_users", "test_free", "validation"]
+    eval.evaluate(str(folder), "stub", exclude_history=False)
+    names = ["test", "test_9_users", "test_free", "test_history_kept", "validation"]
     assert sorted(path.name for path in results.iterdir()) == names
     assert (results / "test/eval.json").read_bytes() == before
     for name in names:

@@ -164,6 +164,20 @@ def test_nothing_is_measured_on_items_that_a_run_may_have_learnt(shop):
         fuse.choose(str(shop), "tiger", **SIZES)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "../x"}, "name='../x': give a name"),
+        ({"num_users": -5}, "num_users is -5"),
+        ({"prior_items": 0}, "prior_items is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(arguments, message, shop):
+    with pytest.raises(InputError, match=message):
+        fuse.choose(str(shop), "tiger", **SIZES, **arguments)
+
+
 def test_a_fusion_that_was_not_chosen_is_refused(shop):
     with pytest.raises(InputError, match=r"counts.json.* python -m tiger_jax.fuse"):
         eval.evaluate(str(shop), "tiger", fusion="counts", **SIZES)

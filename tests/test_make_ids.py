@@ -351,6 +351,27 @@ def test_killed_training_goes_on_to_the_same_table(folder, monkeypatch, configur
     assert one.header["parameters_checksum"] == two.header["parameters_checksum"]
 
 
+def test_a_full_disk_leaves_what_was_trained(folder, monkeypatch):
+    """The state of the first of two rounds stays when that of the second cannot be written."""
+    monkeypatch.setattr(journal, "_PERIOD", 0.0)
+    save_arrays, saved = artifacts.save_arrays, []
+
+    def full(path, *arguments, **arrays):
+        saved.append(path)
+        if len(saved) == 2:
+            raise artifacts.CannotWriteError(f"{path}: cannot be written (No space left on device)")
+        save_arrays(path, *arguments, **arrays)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "save_arrays", full)
+        with pytest.raises(InputError, match="No space left"):
+            make_ids.make_ids(str(folder), "mine", small_rqvae, min_codebook_usage=0)
+    metrics = folder / "ids" / "mine.training" / "metrics.jsonl"
+    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == [10]
+    make_ids.make_ids(str(folder), "mine", small_rqvae, min_codebook_usage=0)
+    assert not metrics.parent.exists()
+
+
 def test_joined_folders_share_codes_and_keep_their_own_items(folder, tmp_path):
     other = tmp_path / "other"
     prepare.prepare("synthetic", str(other), width=16, synthetic_users=200, synthetic_items=80)

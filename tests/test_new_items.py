@@ -175,6 +175,20 @@ def test_table_of_another_embedding_model_is_refused(folder, fresh):
     assert contents(folder) == before
 
 
+def test_an_encoder_that_is_another_by_now_is_refused(folder, fresh, monkeypatch):
+    """As after another release of a library: the same width, other axes."""
+    fit_tfidf = content.fit_tfidf
+
+    def other(texts, width, seed):
+        return fit_tfidf(texts, width, seed + 1)
+
+    monkeypatch.setattr(content, "fit_tfidf", other)
+    before = contents(folder)
+    with pytest.raises(InputError, match="tfidf embeds the items of the folder otherwise than"):
+        add_items(str(folder), "residual", fresh)
+    assert contents(folder) == before
+
+
 def test_own_embeddings_are_taken_row_by_row(folder, fresh, tmp_path):
     embeddings_NE, _ = content.load_embeddings(folder)
     np.save(tmp_path / "own.npy", embeddings_NE[[30, 20, 10]])

@@ -286,6 +286,17 @@ def test_draws_repeat_with_the_seed_and_vary_without():
     np.testing.assert_allclose(np.take_along_axis(drawn.scores, order, 1), ranked.scores, atol=1e-5)
 
 
+def test_a_seed_for_each_history_draws_as_if_it_were_alone():
+    together = recommender().recommend(
+        None, [[1], [2], [1]], 4, temperature=2.0, seed=[7, 7, 2**31 - 1]
+    )
+    for row, (history, seed) in enumerate([([1], 7), ([2], 7), ([1], 2**31 - 1)]):
+        alone = recommender().recommend(None, [history], 4, temperature=2.0, seed=seed)
+        assert together.item_numbers[row].tolist() == alone.item_numbers[0].tolist()
+    with pytest.raises(InputError, match="1 seeds, but 2 histories; give pairs"):
+        recommender().recommend(None, [[1], [2]], 4, temperature=2.0, seed=[7])
+
+
 def test_new_items_are_found_without_compiling_again():
     """Tables that grow out of one another; filters are given again."""
     small = SemanticIdTable.from_codes(

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from launch import reproduce, results_page
-from launch.experiments import EXPERIMENTS, named, recbole, scores
+from launch.experiments import EXPERIMENTS, named, recbole, scores, table1
 from launch.experiments.budgets import BUDGETS
 from launch.experiments.scores import SCORES
 from launch.experiments.setting import Setting
@@ -64,6 +64,8 @@ def test_page_of_results_is_what_the_recorded_files_make_of_it():
         f"## {experiment.title}" for experiment in EXPERIMENTS
     ]
 
+
+SCORE = {"value": 0.5, "low": 0.4, "high": 0.6}
 
 # --- Toy size of every name ---
 
@@ -121,7 +123,7 @@ def test_tiger_has_the_cards_teacher_and_what_stands_for_p5_has_none(toy):
 
 
 def test_a_folder_taught_in_another_way_is_taught_again(toy):
-    """Soft targets of a folder do not say by their name how many users were imagined."""
+    """Soft targets of a folder do not say by their name who was imagined."""
     setting = Setting("beauty", BUDGETS["toy"], (0,))
     _, source = content.load_embeddings(setting.folder)
 
@@ -131,9 +133,10 @@ def test_a_folder_taught_in_another_way_is_taught_again(toy):
     setting.train()
     as_the_card_has_it = taught()
     assert len(as_the_card_has_it.imagined) == 50
-    teach.teach(str(setting.folder), imagined_users=49)
-    setting.train()
-    assert taught().checksum() == as_the_card_has_it.checksum()
+    for others in ({"imagined_users": 49}, {"imagined_users": 50, "num_expected": 7}):
+        teach.teach(str(setting.folder), **others)
+        setting.train()
+        assert taught().checksum() == as_the_card_has_it.checksum()
 
 
 def test_what_is_there_is_not_measured_again(toy, monkeypatch):
@@ -248,6 +251,52 @@ def test_rows_of_recbole_outlive_their_lists_and_are_missed_until_there(toy, mon
     assert full["values"]["rows"]["HGN, trained by RecBole"] == hgn
 
 
+def test_recbole_is_missed_for_each_seed_and_seeds_come_together(toy, monkeypatch):
+    """Seed 0 was scored elsewhere, seed 1 has lists here; of seed 2 there is nothing."""
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    rows = recbole.rows(setting)
+    other = dict.fromkeys(SCORES, SCORE)
+    found = {"without_history_items": other, "with_history_items": other}
+    ones = {model: scores.seed_row(found, 1, ()) for model in rows}
+    monkeypatch.setattr(recbole, "rows", lambda setting: ones)
+    recorded = {f"{name}, trained by RecBole": row for name, row in rows.items() if name != "S3Rec"}
+    for seeds in ((0, 1), (0, 1, 2)):
+        setting = Setting("beauty", BUDGETS["toy"], seeds, {"rows": recorded})
+        joined = table1._by_recbole_rows(setting)
+        hgn = joined["HGN, trained by RecBole"]
+        assert hgn["seeds"] == [0, 1]
+        both = (rows["HGN"]["scores"]["ndcg@5"]["value"] + SCORE["value"]) / 2
+        assert hgn["scores"]["ndcg@5"]["value"] == pytest.approx(both)
+        lacking = [*joined] if 2 in seeds else ["S3-Rec, trained by RecBole"]
+        assert table1._missing(setting, joined) == lacking
+
+
+def test_what_goes_on_is_of_the_same_data_though_they_have_to_be_prepared(toy, monkeypatch, capsys):
+    result = run("table8")
+    path = cut_after_the_first_row(monkeypatch)
+    cut = json.loads(path.read_text())
+    path.write_text(json.dumps(cut | {"data": "others"}))
+    folder = pathlib.Path("work/reproduce_toy/beauty")
+    folder.rename("work/reproduce_toy/elsewhere")
+    with pytest.raises(SystemExit):
+        run("table8")
+    assert "made from data others" in capsys.readouterr().err
+    shutil.rmtree(folder)
+    pathlib.Path("work/reproduce_toy/elsewhere").rename(folder)
+    path.write_text(json.dumps(result))
+
+
+def test_an_evaluation_with_another_beam_is_refused(toy):
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    name = setting.train()
+    found = setting.evaluate(name)
+    path = setting.folder / "runs" / name / "eval" / "test" / "eval.json"
+    path.write_text(json.dumps(found | {"num_beams": 30}))
+    with pytest.raises(artifacts.InputError, match=r"of 30 beams, .*toy.gin has 20; remove"):
+        setting.evaluate(name)
+    path.write_text(json.dumps(found))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"data": "other"}, "made from data other"), ({"tables": {"rqvae_adamw": "x"}}, "IDs x")],
@@ -288,8 +337,6 @@ def test_what_another_recipe_made_is_refused(toy, capsys):
 
 
 # --- The paper's numbers, and ours beside them ---
-
-SCORE = {"value": 0.5, "low": 0.4, "high": 0.6}
 
 
 def test_mean_of_seeds_worked_by_hand():

@@ -45,6 +45,28 @@ def test_waiting_questions_share_a_search_and_each_gets_its_own_answer():
     assert max(echo.batches) == 4
 
 
+def test_equal_draws_are_equal_whoever_shares_the_search():
+    """What waits while a search is on is answered together, by one call."""
+    calls = []
+
+    class Counted:
+        def recommend_raw(self, *arguments):
+            calls.append(len(arguments[1]))
+            return ours.recommend_raw(*arguments)
+
+    ours = recommender(num_beams=8)
+    ours.item_ids = ["", *(f"B{item}" for item in range(1, NUM_ITEMS + 1))]
+    questions = [Question(["B4"], temperature=1.5, seed=seed) for seed in (3, 4, 3)]
+    batcher = Batcher(Counted(), 5, max_wait_s=0.5)
+    found = [batcher.ask(question) for question in questions]
+    found = [future.result(60).item_ids for future in found]
+    alone = [batcher.ask(question).result(60).item_ids for question in questions]
+    batcher.close()
+    assert calls == [3, 1, 1, 1]
+    assert found == alone
+    assert found[0] == found[2] != found[1]
+
+
 def test_a_faulty_question_does_not_spoil_its_batch():
     echo = Echo()
     batcher = Batcher(echo, 10, max_wait_s=0.2)
@@ -143,6 +165,10 @@ def test_service_answers_as_the_recommender(client, folder):  # noqa: F811
         (b'{"history": [], "temperature": -1}', 422, "give one number above 0"),
         (b'{"history": [], "temperature": ["x"]}', 422, "temperature holds numbers"),
         (b'{"history": [], "seed": -1}', 422, "seed is out of range"),
+        (b'{"history": ["\\ud800"]}', 422, "an item id that is no text"),
+        (b'{"history": [], "temperature": 1%s}' % (b"0" * 400), 422, "give less than 1,000,000"),
+        (b'{"history": [], "temperature": [NaN]}', 422, "give less than 1,000,000"),
+        (b"[" * 4_900, 422, "not JSON"),
     ],
 )
 def test_faulty_requests_get_a_status_and_one_line(shared_client, content, status, line):

@@ -17,7 +17,7 @@ import pytest
 from tiger_jax import checkpoints, eval, prepare, t5x_environment, train, train_state
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
-from tiger_jax.data.sequences import Sequences
+from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.model.model import TigerModel
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -134,10 +134,12 @@ def infer_metrics(folder):
     return [json.loads(line) for line in lines]
 
 
-def test_training_leaves_a_checkpoint_and_ranks_items_alone(trained):
+def test_training_leaves_a_checkpoint_and_ranks_items_alone(trained, folder):
     model_dir, log = trained
     assert checkpoints.steps(model_dir) == [0, 4]
     assert sorted(losses(log)) == [1, 2, 3, 4]
+    settings = json.loads((model_dir / "run.json").read_text())
+    assert settings["interactions"] == Sequences.load(folder / SEQUENCES).interactions_checksum()
     (last,) = infer_metrics(model_dir)
     assert last["step"] == 4
     assert last["invalid_id_rate"] == 0

@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 
 _HEADER = "header"
+# Of the process. It can only be asked for by setting it, which other threads would see.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 # Folders of `all_together`: still being written; complete.
 _STAGING, _COMPLETE = ".new", ".new.complete"
 
@@ -56,6 +59,10 @@ def require_names(**names: str) -> None:
             raise InputError(f"{what}={name!r}: give a name, without /")
 
 
+class CannotWriteError(InputError):
+    """A file cannot be written: the disk is full, or the folder is not ours."""
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary path beside `path`, which takes its name only if the block succeeds.
@@ -63,7 +70,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     Temporary files that killed processes left of the same artifact are removed.
 
     Raises:
-      InputError: the folder cannot be written, or the disk is full.
+      CannotWriteError: the folder cannot be written, or the disk is full.
     """
     path = pathlib.Path(path)
     temporary = handle = None
@@ -74,13 +81,11 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         # mkstemp makes files private; an artifact is as readable as any other new file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(
+        raise CannotWriteError(
             f"{path}: cannot be written ({reason}); free space or choose another folder"
         ) from error
     finally:

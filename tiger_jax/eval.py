@@ -4,6 +4,7 @@ One search a user; the metrics with and without the history's items come from th
 Targets are seen by the scorer alone.
 """
 
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -47,7 +48,8 @@ def evaluate(
 
     Writes ranked_items.npz (the lists, history items included), eval.json and report.html to
     FOLDER/runs/RUN/eval/<what was evaluated>, such as eval/test or eval/validation_free_2000_users:
-    the split, a search that is not constrained, a fusion, a sample of users. Speed counts the
+    the split, a search that is not constrained, a fusion, a history that is kept, a sample of
+    users. Speed counts the
     compilation of the search.
 
     Args:
@@ -65,6 +67,7 @@ def evaluate(
         together, without the history, as they were chosen. The run alone if empty.
       seed: of the sample and of the bootstrap.
     """
+    artifacts.require_at_least(0, seed=seed)
     if num_beams < _NUM_RESULTS or batch_size < 1 or num_users < 0:
         raise artifacts.InputError(
             f"num_beams={num_beams}, batch_size={batch_size}, num_users={num_users}: choose at "
@@ -82,8 +85,10 @@ def evaluate(
         folder, run, num_beams=num_beams, search=search, batch_size=batch_size
     )
     recommend = recommender.recommend
+    fused_by = {}
     if fusion:
-        recommend = fusions.load(folder, run, fusion, recommender, sequences).recommend
+        fused = fusions.load(folder, run, fusion, recommender, sequences)
+        recommend, fused_by = fused.recommend, dataclasses.asdict(fused.fusion)
     table = recommender.table
     titles = [content.label(row) for row in content.load_items(folder)]
 
@@ -109,6 +114,7 @@ def evaluate(
         "split": split,
         "search": search,
         "fusion": fusion,
+        "fused_by": fused_by,
         "exclude_history": exclude_history,
         "baselines": baseline_scores,
         **scores,
@@ -133,6 +139,7 @@ def evaluate(
         split,
         *([search] if search != "constrained" else []),
         *([f"fusion_{fusion}"] if fusion else []),
+        *([] if exclude_history else ["history_kept"]),
         *([f"{len(users)}_users"] if len(users) < sequences.num_users else []),
     ]
     target_folder = pathlib.Path(folder, "runs", run, "eval", "_".join(parts))

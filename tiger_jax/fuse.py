@@ -51,6 +51,9 @@ def choose(
       batch_size: users in one search.
       seed: of the sample.
     """
+    artifacts.require_names(name=name)
+    artifacts.require_at_least(0, num_users=num_users, seed=seed)
+    artifacts.require_at_least(1, prior_items=prior_items)
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     _, users, histories, targets = sequences.sampled_split("validation", num_users, seed)
     saved_run.require_interactions(pathlib.Path(folder, "runs", run), sequences, saved_run.TRAIN)

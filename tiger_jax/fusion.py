@@ -28,7 +28,7 @@ MODEL = "model"
 _FUSE = "python -m tiger_jax.fuse"
 # What a saved choice has to say of itself.
 _SAVED = ("prior", "prior_weight", "prior_items", "exponents", "sasrec")
-_SAVED += ("step", "table", "sequences")
+_SAVED += ("step", "table", "sequences", "sasrec_checkpoint")
 
 # Histories whose opinions on all items are held at once.
 _AT_ONCE = 256
@@ -180,13 +180,17 @@ def provenance(
     folder: str | os.PathLike, recommender: Recommender, sequences: Sequences, sasrec: str
 ) -> dict[str, Any]:
     """What a choice holds for: checkpoints, Semantic IDs, sequences and content."""
-    checkpoint_folder = pathlib.Path(folder, "runs", sasrec, "checkpoints")
+    of_sasrec = ""
+    if sasrec:
+        checkpoint_folder = pathlib.Path(folder, "runs", sasrec, "checkpoints")
+        step = checkpoints.best_step(checkpoint_folder)
+        of_sasrec = checkpoints.identity(checkpoint_folder, step)
     return {
         "step": recommender.step,
         "table": recommender.table.checksum(),
         "sequences": sequences.checksum(),
         "content": content.load_embeddings(folder)[1]["checksum"],
-        "sasrec_step": checkpoints.best_step(checkpoint_folder) if sasrec else 0,
+        "sasrec_checkpoint": of_sasrec,
     }
 
 

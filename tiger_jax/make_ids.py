@@ -120,6 +120,9 @@ def make_ids(
         health = codes_health(codes.codes_NL, codes.codebook_sizes)
         health["explained_variance"] = codes.explained_variance
         table = codes.table(header, collision_size)
+    except artifacts.CannotWriteError:
+        # What was trained until then serves when there is space again.
+        raise
     except InputError:
         # To go on from here would lead here again.
         journal.clear()

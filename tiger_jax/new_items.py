@@ -22,6 +22,8 @@ from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import MADE_BY, SemanticIdTable
 
 _TABLE = "semantic_ids.npz"
+# Items of the folder that an encoder must embed as it did, before it embeds others.
+_KNOWN_AGAIN = 8
 
 
 def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str, Any]:
@@ -64,7 +66,7 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
         if embeddings:
             joining_ME = content.map_embeddings(embeddings, len(given))[unknown].astype(np.float32)
         else:
-            joining_ME = _encode(joining, rows, source)
+            joining_ME = _encode(joining, rows, source, embeddings_NE)
         frozen.require_fits(_beside_zeros(joining_ME, table))
         embeddings_NE = np.concatenate([embeddings_NE, joining_ME])
     rows = [*rows, *joining]
@@ -161,14 +163,24 @@ def _history(ids_folder: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def _encode(joining: list[dict], rows: list[dict], source: dict) -> np.ndarray:
-    """Embeddings of the new items by the folder's encoder."""
+def _encode(
+    joining: list[dict], rows: list[dict], source: dict, embeddings_NE: np.ndarray
+) -> np.ndarray:
+    """Embeddings of the new items by the folder's encoder; InputError if it is another by now."""
 
     def texts(some: list[dict]) -> list[str]:
         return [content.sentence(row, source["text_fields"], source["template"]) for row in some]
 
     fitted = rows[: source.get("fitted_items", len(rows))]
-    return content.text_encoder(source, texts(fitted))(texts(joining))
+    encode = content.text_encoder(source, texts(fitted))
+    again_NE = encode(texts(rows[:_KNOWN_AGAIN]))
+    if not np.allclose(again_NE, embeddings_NE[:_KNOWN_AGAIN], atol=1e-3):
+        raise InputError(
+            f"encoder {source['encoder']} embeds the items of the folder otherwise than it did; "
+            f"prepare them again with it ({content.MADE_BY}), or give the new items' embeddings "
+            "by --embeddings=FILE.npy"
+        )
+    return encode(texts(joining))
 
 
 def _grown(source: dict, sequences_header: dict, rows: list[dict]) -> dict:

@@ -199,7 +199,7 @@ class Recommender:
         exclude_history: bool = True,
         filter: str | Sequence[str | None] | None = None,
         temperature: float | Sequence[float] | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         prior: ItemPrior | None = None,
     ) -> RankedItems:
         """The best items to follow each history, scored by log p(item) in nats.
@@ -214,7 +214,8 @@ class Recommender:
           filter: name of one of `with_filters`, for all or for each history; None for no filter.
           temperature: draws items without replacement instead of taking the best, in the order
             of the draws (`beam.Sampling`); one number, or one for each part of an ID.
-          seed: of the draws; those of a history depend on its place in `histories` too.
+          seed: of the draws; those of a history depend on its place in `histories` too. Or one for
+            each: it is drawn for as if it were alone.
           prior: another distribution over items for each history; lists and scores are then those
             of (1 - weight) p_model(item) + weight p_prior(item) (`model/prior.py`).
 
@@ -275,7 +276,7 @@ class Recommender:
         exclude_history: bool = True,
         filter: str | Sequence[str | None] | None = None,
         temperature: float | Sequence[float] | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> list[Answer]:
         """`recommend` in the raw ids of the user's own data; unknown ones are skipped."""
         known = [

@@ -33,7 +33,7 @@ class Question:
     @property
     def kind(self) -> tuple:
         """Questions of one kind are answered together."""
-        return self.exclude_history, self.temperature, self.seed
+        return self.exclude_history, self.temperature
 
 
 class Batcher:
@@ -125,7 +125,7 @@ class Batcher:
                 first.exclude_history,
                 [question.filter for question in questions],
                 first.temperature,
-                first.seed,
+                [question.seed for question in questions],
             )
         except Exception as error:  # whatever it is, those who wait must hear of it
             if len(questions) > 1 and isinstance(error, InputError):

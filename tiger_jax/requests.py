@@ -166,7 +166,12 @@ class Requests:
         numbers = [0 if name is None else filter_numbers[name] for name in names]
         return cls(users, histories, np.array(numbers, np.int32))
 
-    def drawn(self, temperature: float | Sequence[float], id_length: int, seed: int) -> "Requests":
+    def drawn(
+        self,
+        temperature: float | Sequence[float],
+        id_length: int,
+        seed: int | Sequence[int],
+    ) -> "Requests":
         """The same requests for draws; InputError unless temperatures are above 0."""
         values = np.asarray(temperature, np.float32)
         is_fit = values.shape in ((), (id_length,))
@@ -176,7 +181,7 @@ class Requests:
             )
         return dataclasses.replace(
             self,
-            keys_B=jax.random.split(jax.random.key(seed), len(self.histories)),
+            keys_B=_keys(seed, len(self.histories)),
             temperatures_I=np.broadcast_to(values, (id_length,)),
         )
 
@@ -215,3 +220,12 @@ class Requests:
     def sampling(self) -> Sampling | None:
         """How items are drawn."""
         return None if self.keys_B is None else Sampling(self.keys_B, self.temperatures_I)
+
+
+def _keys(seed: int | Sequence[int], number: int) -> jax.Array:
+    """Random keys, of one seed by their places, or each the first of a seed of its own."""
+    if isinstance(seed, Sequence):
+        if len(seed) != number:
+            raise InputError(f"{len(seed)} seeds, but {number} histories; give pairs")
+        return jax.vmap(lambda own: jax.random.split(jax.random.key(own), 1)[0])(np.array(seed))
+    return jax.random.split(jax.random.key(seed), number)

@@ -21,8 +21,8 @@ _COLUMNS = ("folder", "dataset", "ids", "steps", "validation", "test", "commit")
 def runs(folder: str = "work") -> dict[str, Any]:
     """Lists all runs below a folder, with recall@10 and ndcg@10 of validation and of test.
 
-    Validation: the run's sample of users at its best step, history kept, which is what chooses the
-    checkpoint. Test: eval/test/eval.json, where the run was evaluated.
+    Validation: the run's sample of users at its best step, which is what chooses the checkpoint;
+    history kept, SASRec's removed. Test: eval/test/eval.json, where the run was evaluated.
 
     Args:
       folder: prepared folder, or a folder with prepared folders in it.

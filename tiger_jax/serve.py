@@ -13,6 +13,7 @@ import numpy as np
 
 from tiger_jax import command_line, saved_run
 from tiger_jax.artifacts import InputError
+from tiger_jax.data import records
 from tiger_jax.recommender import Recommender
 from tiger_jax.request_queue import Batcher, OverloadError, Question
 
@@ -30,6 +31,10 @@ _FIELDS = {
     "temperature": (int, float, list, type(None)),
     "seed": (int,),
 }
+
+
+# No request has reason to draw at more.
+_HOTTEST = 1_000_000
 
 
 class _RefusalError(Exception):
@@ -244,7 +249,7 @@ def _question(body: bytes, most_results: int, max_items: int) -> tuple[Question,
     """What a request asks, and how many results it wants."""
     try:
         fields = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _RefusalError(422, f"the request is not JSON: {error}") from error
     if not isinstance(fields, dict) or "history" not in fields:
         raise _RefusalError(422, 'give an object with a "history"')
@@ -259,6 +264,9 @@ def _question(body: bytes, most_results: int, max_items: int) -> tuple[Question,
         raise _RefusalError(413, f"{len(history):,} items in the history; at most {max_items:,}")
     if not all(isinstance(item, str) for item in history):
         raise _RefusalError(422, "a history holds raw item ids, which are strings")
+    # JSON can escape halves of characters, which no text can hold.
+    if not all(map(records.is_utf8, history)):
+        raise _RefusalError(422, "a history holds an item id that is no text")
     count = fields.pop("num_results", min(10, most_results))
     if not 1 <= count <= most_results:
         raise _RefusalError(422, f"num_results is {count}; ask for 1 to {most_results}")
@@ -267,6 +275,9 @@ def _question(body: bytes, most_results: int, max_items: int) -> tuple[Question,
         if not all(isinstance(value, int | float) for value in temperature):
             raise _RefusalError(422, "temperature holds numbers and nothing else")
         fields["temperature"] = tuple(temperature)
+    values = temperature if isinstance(temperature, list) else [temperature or 0]
+    if not all(abs(value) < _HOTTEST for value in values):
+        raise _RefusalError(422, f"temperature is {temperature}; give less than {_HOTTEST:,}")
     if not 0 <= fields.get("seed", 0) < 2**31:
         raise _RefusalError(422, "seed is out of range; give 0 to 2147483647")
     return Question(**fields), count

@@ -175,6 +175,8 @@ def save_run(
         "seed": seed,
         "trainer": "t5x",
     }
+    if vocabulary.interactions is not None:
+        settings["interactions"] = vocabulary.interactions
     if jax.process_index() == 0:
         artifacts.save_json(
             pathlib.Path(model_dir, "run.json"), {**settings, "provenance": artifacts.provenance()}

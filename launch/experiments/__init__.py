@@ -13,7 +13,7 @@ and put it into `EXPERIMENTS` below, where the paper has it:
         return {"rows": {"LSH": setting.tiger(ids)}}    # trained and evaluated, with seed 0
 
     def show(results: list[dict]) -> str:         # all files of this name -> Markdown
-        return scores_table(results, paper="table2")
+        return scores_table(results, "table2")
 
     EXPERIMENT = Experiment(
         name="table2", title="Table 2: ways of making IDs", datasets=("beauty", "sports", "toys"),

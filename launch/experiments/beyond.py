@@ -12,7 +12,7 @@ from launch.experiments import sasrec
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import markdown, scores_table
 from launch.experiments.setting import DATASETS, Setting
-from tiger_jax import baselines, fuse, fusion, metrics
+from tiger_jax import artifacts, baselines, fuse, fusion, metrics
 from tiger_jax.data import content
 from tiger_jax.diversity import Categories
 from tiger_jax.fusion import FusedRecommender
@@ -64,16 +64,18 @@ def run(setting: Setting) -> dict:
     cosines = mixture.cosines
     of_content = cosines.centred_NE.nbytes + cosines.directions_NE.nbytes
     counts = (0, _csr_bytes(mixture.counts_NN) + of_content)
+    transitions_NN = baselines.transition_counts(training, sequences.num_items)
+    popularity_N = baselines.Popularity(training, sequences.num_items).popularity_N
+    multiplied = (0, counts[1] + _csr_bytes(transitions_NN) + popularity_N.nbytes)
     sizes = {
         TIGER: [tiger],
         SASREC: [of_sasrec],
         MIXTURE: [counts],
-        PRODUCT: [counts],
-        FUSION: [tiger, counts],
-        EVERYONE: [tiger, counts, of_sasrec],
+        PRODUCT: [multiplied],
+        FUSION: [tiger, multiplied],
+        EVERYONE: [tiger, multiplied, of_sasrec],
     }
     category_N = Categories.of_items(content.load_items(setting.folder)).category_N
-    popularity_N = baselines.Popularity(training, sequences.num_items).popularity_N
     rows = {}
     for label, answer in answers.items():
         if label in saved:
@@ -102,8 +104,14 @@ def _fusion(
     if not fusion.path_of(setting.folder, run_name, name).is_file():
         small = {"num_beams": 20, "num_users": 64} if setting.budget.is_toy else {}
         fuse.choose(str(setting.folder), run_name, name, of_sasrec, **small)
-    setting.evaluate(run_name, f"--fusion={name}", name=f"test_fusion_{name}")
-    return fusion.load(setting.folder, run_name, name, recommender, setting.sequences)
+    found = setting.evaluate(run_name, f"--fusion={name}", name=f"test_fusion_{name}")
+    fused = fusion.load(setting.folder, run_name, name, recommender, setting.sequences)
+    if found["fused_by"] != dataclasses.asdict(fused.fusion):
+        raise artifacts.InputError(
+            f"{run_name}: evaluated with another fusion {name} than is there now; remove its "
+            f"eval/test_fusion_{name}"
+        )
+    return fused
 
 
 def _size(params: dict, *others) -> tuple[int, int]:

@@ -62,6 +62,14 @@ def joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def by_seed(row: Mapping[str, Any] | None) -> dict[int, dict[str, Any]]:
+    """{seed: row of it alone}, which `joined` takes; none of no row."""
+    if row is None:
+        return {}
+    pairs = zip(row["seeds"], row["runs"], strict=True)
+    return {seed: {**row, "seeds": [seed], "runs": [run]} for seed, run in pairs}
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]

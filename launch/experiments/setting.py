@@ -1,6 +1,7 @@
 """What an experiment is given to work with: one dataset at one budget; what is missing is made."""
 
 import functools
+import inspect
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -208,19 +209,30 @@ class Setting:
         ids = ids or self.ids()
         run = "-".join(part for part in (self.budget.name, ids, variant, str(seed)) if part)
         flags = [f"--ids={ids}", f"--seed={seed}", *self._embedding_rows(ids), *flags]
+        made_from = {"table": self.table(ids).checksum()}
         if self.macro("TEACHER_WEIGHT") and NO_TEACHER not in flags:
-            self._teach()
-        self.train_once(train, self.card, run, flags, table=self.table(ids).checksum())
+            made_from["soft_targets"] = self._taught()
+        self.train_once(train, self.card, run, flags, **made_from)
         return run
 
-    def _teach(self) -> None:
-        """Has the folder's soft targets made, unless they are there with the card's users."""
-        if (self.folder / SOFT_TARGETS).is_file():
+    def _taught(self) -> str:
+        """Checksum of the folder's soft targets, which are made unless they are the card's."""
+
+        def checksum() -> str:
             _, source = content.load_embeddings(self.folder)
-            found = SoftTargets.load(self.folder, self.sequences, source["checksum"])
-            if len(found.imagined) == self.macro("IMAGINED_USERS"):
-                return
+            return SoftTargets.load(self.folder, self.sequences, source["checksum"]).checksum()
+
+        # The file does not say who made it, nor how.
+        made = self.folder / "soft_targets.made.json"
+        card = _settings_checksum(self.card)
+        if made.is_file() and (self.folder / SOFT_TARGETS).is_file():
+            recorded = {"card": card, "soft_targets": checksum()}
+            if artifacts.load_json(made, "launch.reproduce") == recorded:
+                return recorded["soft_targets"]
         self.verb(teach, f"--folder={self.folder}")
+        recorded = {"card": card, "soft_targets": checksum()}
+        artifacts.save_json(made, recorded)
+        return recorded["soft_targets"]
 
     def train_once(
         self, module: ModuleType, gin_file: str, run: str, flags: Sequence[str], **made_from: str
@@ -280,7 +292,21 @@ class Setting:
         path = self.folder / "runs" / run / "eval" / name / "eval.json"
         if not path.is_file():
             self.verb(eval, f"--folder={self.folder}", f"--run={run}", *flags)
-        return artifacts.load_json(path, "python -m tiger_jax.eval")
+        found = artifacts.load_json(path, "python -m tiger_jax.eval", ("num_beams",))
+        if found["num_beams"] != self._num_beams():
+            raise artifacts.InputError(
+                f"{path}: of {found['num_beams']} beams, {self.card} has {self._num_beams()}; "
+                f"remove {path.parent} to evaluate the run again"
+            )
+        return found
+
+    def _num_beams(self) -> int:
+        """What the budget's card evaluates with."""
+        _parse(self.card)
+        try:
+            return gin.query_parameter("eval.evaluate.num_beams")
+        except ValueError:
+            return inspect.signature(eval.evaluate).parameters["num_beams"].default
 
     def lists(self, run: str, *flags: str, name: str = "test") -> RankedItems:
         """The lists that `evaluate` leaves, one a user of the test split, less the histories."""

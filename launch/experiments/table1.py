@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from launch.experiments import recbole, sasrec
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import scores_table
+from launch.experiments.scores import by_seed, joined, scores_table
 from launch.experiments.setting import DATASETS, ON_TEACHERS, Setting
 
 # Those that `tiger_jax.eval` scores beside a model. Semantic_KNN is the paper's name (section 4.3).
@@ -42,8 +42,7 @@ def run(setting: Setting) -> Iterator[dict]:
     rows = {"TIGER": tiger, _KEPT: {"scores": tiger["with_history_items"], "seeds": tiger["seeds"]}}
     without_training, mixture = _without_training(setting, tiger)
     rows |= without_training | _by_recbole_rows(setting)
-    missing = [label for label in _BY_RECBOLE if label not in rows]
-    values = {"rows": rows, "mixture": mixture, "missing": missing}
+    values = {"rows": rows, "mixture": mixture, "missing": _missing(setting, rows)}
     yield values
     rows[_SASREC] = setting.row(_SASREC, functools.partial(sasrec.row, setting), sasrec.CARD)
     rows[_SASREC_KEPT] = {
@@ -58,8 +57,9 @@ def run(setting: Setting) -> Iterator[dict]:
 
 def _without_training(setting: Setting, tiger: dict) -> tuple[dict[str, dict], dict]:
     """Rows, and the settings of counts with content; as recorded where they are."""
-    if "mixture" in setting.recorded:
-        recorded = setting.recorded["rows"]
+    recorded = setting.recorded.get("rows", {})
+    # One of them is of the IDs of TIGER's row.
+    if "mixture" in setting.recorded and recorded["TIGER"].get("recipe") == tiger["recipe"]:
         rows = {label: recorded[label] for label in _WITHOUT_TRAINING.values()}
         return rows, setting.recorded["mixture"]
     found = setting.evaluate(tiger["runs"][0]["run"])
@@ -68,10 +68,23 @@ def _without_training(setting: Setting, tiger: dict) -> tuple[dict[str, dict], d
 
 
 def _by_recbole_rows(setting: Setting) -> dict[str, dict]:
-    """Of RecBole's models, those with lists, and those scored when theirs were there."""
+    """Of RecBole's models and seeds, those with lists, and those scored when theirs were there."""
     recorded = setting.recorded.get("rows", {})
-    rows = {label: recorded[label] for label in _BY_RECBOLE if label in recorded}
-    return rows | {_by_recbole(model): row for model, row in recbole.rows(setting).items()}
+    found = {_by_recbole(model): row for model, row in recbole.rows(setting).items()}
+    rows = {}
+    for label in _BY_RECBOLE:
+        of_seeds = by_seed(recorded.get(label)) | by_seed(found.get(label))
+        if of_seeds:
+            rows[label] = joined([of_seeds[seed] for seed in sorted(of_seeds)])
+    return rows
+
+
+def _missing(setting: Setting, rows: dict[str, dict]) -> list[str]:
+    """Rows of RecBole's models that are not there with all seeds."""
+    wanted = set(setting.seeds)
+    return [
+        label for label in _BY_RECBOLE if label not in rows or wanted - set(rows[label]["seeds"])
+    ]
 
 
 def _p5(setting: Setting, seed: int) -> dict:

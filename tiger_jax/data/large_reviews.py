@@ -8,7 +8,7 @@ order of their names. Only the items must fit into one worker's memory, to be nu
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -98,10 +98,20 @@ def numbered_users(
     for number in range(rounds):
         kept = _with_enough(kept, "user_id", user_minimum, f"Users{number}")
         kept = _with_enough(kept, "item_id", min_interactions, f"Items{number}")
-    histories = (
+    first_places = (
+        interactions
+        | "Places" >> beam.Map(lambda one: (one.user_id, one.place))
+        | "FirstPlace" >> beam.CombinePerKey(min)
+    )
+    in_time_order = (
         kept
         | "ByUser" >> beam.GroupBy("user_id")
         | "InTimeOrder" >> beam.MapTuple(functools.partial(_in_time_order, minimum=user_minimum))
+    )
+    histories = (
+        {"place": first_places, "items": in_time_order}
+        | "Together" >> beam.CoGroupByKey()
+        | "Left" >> beam.FlatMapTuple(_with_place)
     )
     item_ids = (
         histories
@@ -143,12 +153,18 @@ def _if_enough(key: str, group: Iterable[Interaction], minimum: int) -> list[Int
 
 def _in_time_order(
     user_id: str, group: Iterable[Interaction], minimum: int
-) -> tuple[str, tuple[tuple[int, int], list[str]]]:
-    """(user_id, (place of the user's first line, item ids in time order, ties as in the file))."""
+) -> tuple[str, list[str]]:
+    """(user_id, item ids in time order, ties as in the file)."""
     group = sorted(group, key=lambda interaction: (interaction.timestamp, interaction.place))
     if len(group) < minimum:
         raise InputError(f"user {user_id!r} is left with {len(group)} interactions; raise rounds")
-    return user_id, (min(one.place for one in group), [one.item_id for one in group])
+    return user_id, [one.item_id for one in group]
+
+
+def _with_place(user_id: str, found: Mapping) -> Iterator[tuple[str, tuple]]:
+    """(user_id, (place of the user's first line, whether it was dropped or not, item ids))."""
+    for item_ids in found["items"]:
+        yield user_id, (found["place"][0], item_ids)
 
 
 def _appearances(user_id: str, history: tuple) -> Iterator[tuple[str, tuple]]:

@@ -96,6 +96,7 @@ def rqvae(
         shared_codebook,
         dtype,
     )
+    require_at_least(1, epochs_per_round=epochs_per_round)
     quantizer, history = training.train(
         _sample(embeddings_NE, sample_items, seed),
         seed,
