@@ -155,6 +155,7 @@ def _save(
             "values": values,
             **setting.facts(),
             "tables": setting.tables,
+            "trained": setting.trained,
             "hardware": mesh.hardware(),
             "command": command,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -109,16 +109,22 @@ def _incomplete(result: dict) -> str:
 
 
 def _trainings(result: dict) -> str:
-    """How the TIGER models behind a table of scores were trained, which may have been in steps."""
+    """How the TIGER models behind a result were trained, which may have been in steps."""
     rows = result["values"].get("rows")
     rows = rows.values() if isinstance(rows, dict) else ()
     runs = [run for row in rows for run in row.get("runs", ()) if "search" in run]
-    recipes = dict.fromkeys(
+    recipes = [
         f"batches of {run['training']['batch_size']}, dropout "
         f"{run['training']['network']['dropout_rate']:g}, evaluated at {run['commit']}"
         for run in runs
-    )
-    return "".join(f"; {recipe}" for recipe in recipes)
+    ]
+    if not runs:
+        recipes = [
+            "{steps:,} steps, batches of {batch_size}, dropout {dropout:g}, order noise "
+            "{order_noise:g}, teacher {teacher_weight:g}".format(**trained)
+            for trained in result.get("trained", {}).values()
+        ]
+    return "".join(f"; {recipe}" for recipe in dict.fromkeys(recipes))
 
 
 def main(argv=None) -> None:

@@ -233,8 +233,11 @@ def test_a_run_on_sequences_with_a_teacher_resumes_to_the_same_bits(folder):
     changes = {
         "train_on": "sequences",
         "teacher_weight": 0.5,
+        "imagined_users": 30,
         "network": dataclasses.replace(NETWORK, causal_encoder=True),
     }
+    with pytest.raises(InputError, match="have 30 imagined users, this training is to have 29"):
+        train.train(**settings(folder, "others", **changes | {"imagined_users": 29}))
     train.train(**settings(folder, "sequences", **changes))
     train.train(**settings(folder, "sequences_halves", num_steps=4, **changes))
     train.train(**settings(folder, "sequences_halves", **changes))

@@ -14,7 +14,8 @@ from tiger_jax.data.soft_targets import SOFT_TARGETS
 
 _EXAMPLES = """
 python -m tiger_jax.teach --folder=work/beauty_minilm
-python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --teacher_weight=0.5
+python -m tiger_jax.teach --gin_file=gin/experiment/beauty_cpu.gin
+python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin
 """
 
 

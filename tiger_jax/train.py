@@ -75,6 +75,7 @@ def train(
     train_on: str = "prefixes",
     order_noise: float = 0.0,
     teacher_weight: float = 0.0,
+    imagined_users: int = 0,
     eval_period: int = 500,
     eval_users: int = 2000,
     num_beams: int = 30,
@@ -112,6 +113,7 @@ def train(
         that much of the order is chance to begin with.
       teacher_weight: share of the loss that goes to what counts and content expect in the place of
         the next item (tiger_jax.teach), rather than to the item that came; 0 for no teacher.
+      imagined_users: how many the teacher was to imagine; soft targets with others are refused.
       eval_period: steps between validations; each leaves a checkpoint.
       eval_users: size of the fixed sample of users validated on; 0 for all.
       num_beams: width of the validation's beam.
@@ -163,7 +165,7 @@ def train(
             f"teacher_weight={teacher_weight}, order_noise={order_noise}: the teacher knows the "
             "items in their own order alone; give 0 for one of both"
         )
-    soft_targets = _soft_targets(folder, sequences) if teacher_weight else None
+    soft_targets = _soft_targets(folder, sequences, imagined_users) if teacher_weight else None
     imagined = soft_targets.imagined if soft_targets else ()
     training = examples.of(sequences, train_on, max_history, network.causal_encoder, imagined)
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
@@ -362,9 +364,16 @@ def make_step_fn(
     return step_fn
 
 
-def _soft_targets(folder: str, sequences: Sequences) -> SoftTargets:
+def _soft_targets(folder: str, sequences: Sequences, imagined_users: int) -> SoftTargets:
     _, source = content.load_embeddings(folder)
-    return SoftTargets.load(folder, sequences, source["checksum"])
+    found = SoftTargets.load(folder, sequences, source["checksum"])
+    if len(found.imagined) != imagined_users:
+        raise artifacts.InputError(
+            f"{folder}: its soft targets have {len(found.imagined):,} imagined users, this training"
+            f" is to have {imagined_users:,}; run python -m tiger_jax.teach with the same"
+            " --imagined_users or the same --gin_file"
+        )
+    return found
 
 
 def _require_whole_calls(steps_per_call: int, **periods: int) -> None:

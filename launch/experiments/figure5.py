@@ -87,6 +87,7 @@ def _of_seen_items(setting: Setting, held_out: HoldOut) -> Setting:
     cold = Setting(
         setting.dataset, dataclasses.replace(setting.budget, folder=folder), setting.seeds
     )
+    cold.trained = setting.trained
     if not (cold.planned_folder / SEQUENCES).is_file():
         hold_out.write(held_out, setting.folder, cold.planned_folder)
     if cold.sequences.checksum() != held_out.seen_sequences().checksum():

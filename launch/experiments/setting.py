@@ -12,7 +12,7 @@ import jax
 import gin
 from launch.experiments.budgets import NO_TEACHER, Budget
 from launch.experiments.scores import joined, seed_row
-from tiger_jax import artifacts, eval, make_ids, prepare, teach, train
+from tiger_jax import artifacts, checkpoints, eval, make_ids, prepare, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.data.soft_targets import SOFT_TARGETS, SoftTargets
@@ -45,6 +45,7 @@ class Setting:
       recorded: values of a result that was cut off, as far as it got.
       card: the budget's gin card for the dataset.
       tables: {name of IDs: checksum of their table}, those used so far.
+      trained: {name of a run of TIGER: how it was trained}, those used so far.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Setting:
         self.recorded = dict(recorded or {})
         self.card = budget.card.format(dataset=dataset)
         self.tables = dict(tables or {})
+        self.trained: dict[str, dict[str, Any]] = {}
 
     def at(self, dataset: str) -> "Setting":
         """The same for another dataset."""
@@ -213,6 +215,12 @@ class Setting:
         if self.macro("TEACHER_WEIGHT") and NO_TEACHER not in flags:
             made_from["soft_targets"] = self._taught()
         self.train_once(train, self.card, run, flags, **made_from)
+        settings = artifacts.load_json(self.folder / "runs" / run / "run.json", "tiger_jax.train")
+        self.trained[run] = {
+            "steps": checkpoints.steps(self.folder / "runs" / run / "checkpoints")[-1],
+            "dropout": settings["network"]["dropout_rate"],
+            **{name: settings[name] for name in ("batch_size", "order_noise", "teacher_weight")},
+        }
         return run
 
     def _taught(self) -> str:
