@@ -85,7 +85,7 @@ def main(argv=None) -> None:
     parser.add_argument("--epochs", type=int, help="of the cards that train, if not their own")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of each")
     options = parser.parse_args(argv)
-    command = "python -m launch.id_health --folders=work/beauty,work/sports,work/toys"
+    command = f"python -m launch.id_health --folders={options.folders}"
     command += f" --epochs={options.epochs}" if options.epochs else ""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     for seed in range(options.seeds):

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from tiger_jax import artifacts, command_line
+from tiger_jax import artifacts, checkpoints, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.data.tables import open_table
@@ -166,6 +166,9 @@ def recommend_on_beam(
     settings = {
         "run": run,
         "step": recommender.step,
+        "checkpoint": checkpoints.identity(
+            checkpoints.folder_of(pathlib.Path(folder, "runs", run)), recommender.step
+        ),
         "table": recommender.table.checksum(),
         "histories": [artifacts.file_checksum(path) for path in paths],
         "num_results": num_results,

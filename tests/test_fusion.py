@@ -20,6 +20,8 @@ from tiger_jax.baselines import best_items
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.fusion import MODEL, FusedRecommender, Fusion
+from tiger_jax.recommender import Recommender
+from tiger_jax.serve import Service, make_app
 
 
 def opinions(histories):
@@ -184,3 +186,33 @@ def test_a_fusion_that_was_not_chosen_is_refused(shop):
     artifacts.save_json(shop / "runs/tiger/fusions/counts.json", {"prior": {}})
     with pytest.raises(InputError, match=r"counts.json"):
         eval.evaluate(str(shop), "tiger", fusion="counts", **SIZES)
+
+
+def test_a_fusion_is_served_as_it_recommends(shop):
+    """In raw ids, by the service; a table that grows is not the one that it was chosen for."""
+    testclient = pytest.importorskip("fastapi.testclient", reason="wants the extra serve")
+    sequences = Sequences.load(shop / SEQUENCES)
+    fuse.choose(str(shop), "tiger", **SIZES)
+    service = Service(str(shop), "tiger", fusion="counts", **SIZES)
+    ours = Recommender.load(shop, "tiger", sequences=sequences, **SIZES)
+    counts = fusion.load(shop, "tiger", "counts", ours, sequences)
+    expected = counts.recommend(None, [np.int32([3, 2])], 5)
+    with testclient.TestClient(make_app(service, NUM_ITEMS, 8, 0.0, 5_000, 50)) as client:
+        answer = client.post(
+            "/recommend", json={"history": ["B3", "?", "B2"], "num_results": 5}
+        ).json()
+        assert answer["unknown"] == ["?"]
+        assert answer["num_items"] == NUM_ITEMS
+        found = [item["item_id"] for item in answer["items"]]
+        assert found == [sequences.item_ids[item] for item in expected.item_numbers[0]]
+        for field in ({"temperature": 1.0}, {"filter": "few"}):
+            refused = client.post("/recommend", json={"history": [], **field})
+            assert refused.status_code == 422
+            assert "a fusion has neither filters nor draws" in refused.json()["error"]
+        # Items have joined, say: their opinions were not weighed.
+        path = fusion.path_of(shop, "tiger", "counts")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"table": "smaller"}))
+        refused = client.post("/reload")
+        assert refused.status_code == 409
+        assert "chosen for table smaller" in refused.json()["error"]
+        assert client.get("/health").json()["table"] == ours.table.checksum()

@@ -27,7 +27,7 @@ class Echo:
         if "bad" in filters:
             raise InputError("no filter 'bad'")
         self.batches.append(len(histories))
-        return [Answer([self.name, *history], [], []) for history in histories]
+        return [Answer([self.name, *history], [], [], 9) for history in histories]
 
 
 def test_waiting_questions_share_a_search_and_each_gets_its_own_answer():
@@ -183,7 +183,8 @@ def shared_client():
     """Requests at fault leave no trace in a service."""
 
     class Stub:
-        recommender = recommender(num_beams=8).with_filters({"few": np.ones(NUM_ITEMS + 1, bool)})
+        searcher = recommender(num_beams=8).with_filters({"few": np.ones(NUM_ITEMS + 1, bool)})
+        recommender = searcher
 
     Stub.recommender.item_ids = [""] + [f"B{item}" for item in range(1, NUM_ITEMS + 1)]
     with testclient.TestClient(make_app(Stub, 8, 4, 0.0, max_bytes=5_000, max_items=50)) as client:

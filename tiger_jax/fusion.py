@@ -20,7 +20,7 @@ from tiger_jax.data.sequences import Sequences
 from tiger_jax.log_linear import Opinions
 from tiger_jax.metrics import RankedItems
 from tiger_jax.recommender import Recommender
-from tiger_jax.requests import ItemPrior
+from tiger_jax.requests import Answer, ItemPrior, in_raw_ids
 from tiger_jax.sasrec import TRAIN as TRAIN_SASREC
 from tiger_jax.sasrec import SasRec
 
@@ -101,6 +101,31 @@ class FusedRecommender:
         num_candidates = max(num_results, self.recommender.num_beams)
         found = self.candidates(users, histories, num_candidates, exclude_history)
         return found.ranked_by(self.fusion.exponents).top(num_results)
+
+    def recommend_raw(
+        self,
+        users: Sequence[str | None] | None,
+        histories: Sequence[Sequence[str]],
+        num_results: int = 10,
+        exclude_history: bool = True,
+        filter: str | Sequence[str | None] | None = None,
+        temperature: float | Sequence[float] | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> list[Answer]:
+        """As `Recommender.recommend_raw`; InputError for filters and draws, which only it has."""
+        names = [filter] if filter is None or isinstance(filter, str) else filter
+        if temperature is not None or any(name is not None for name in names):
+            raise artifacts.InputError(
+                "a fusion has neither filters nor draws; ask without filter and temperature"
+            )
+        of_items = self.recommender.item_number, self.recommender.item_ids
+        return in_raw_ids(
+            histories,
+            *of_items,
+            lambda known: self.recommend(
+                users, [np.array(items, np.int32) for items in known], num_results, exclude_history
+            ),
+        )
 
     def candidates(
         self,

@@ -19,7 +19,7 @@ from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import RankedItems
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
-from tiger_jax.requests import MOST_DENIED, Answer, ItemPrior, Requests
+from tiger_jax.requests import MOST_DENIED, Answer, ItemPrior, Requests, in_raw_ids
 from tiger_jax.semantic_ids.filters import Filters, Restriction
 from tiger_jax.semantic_ids.invalid_ids import match_prefixes, without_invalid_ids
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -97,7 +97,7 @@ class Recommender:
     ) -> "Recommender":
         self.table = table
         self.item_ids = item_ids
-        self.__dict__.pop("_item_number", None)  # that of the catalogue before
+        self.__dict__.pop("item_number", None)  # that of the catalogue before
         items_N = trie.items_N[: table.num_items]
         self._items_N = items_N
         self._row_of_item_N = np.zeros(table.num_items + 1, np.int32)
@@ -108,7 +108,7 @@ class Recommender:
         return self
 
     @functools.cached_property
-    def _item_number(self) -> dict[str, int]:
+    def item_number(self) -> dict[str, int]:
         """Raw id -> item number."""
         return {raw_id: number for number, raw_id in enumerate(self.item_ids) if number}
 
@@ -279,21 +279,14 @@ class Recommender:
         seed: int | Sequence[int] = 0,
     ) -> list[Answer]:
         """`recommend` in the raw ids of the user's own data; unknown ones are skipped."""
-        known = [
-            [self._item_number[raw_id] for raw_id in history if raw_id in self._item_number]
-            for history in histories
-        ]
-        ranked = self.recommend(
-            users, known, num_results, exclude_history, filter, temperature, seed
+        return in_raw_ids(
+            histories,
+            self.item_number,
+            self.item_ids,
+            lambda known: self.recommend(
+                users, known, num_results, exclude_history, filter, temperature, seed
+            ),
         )
-        answers = []
-        for history, items, scores in zip(
-            histories, ranked.item_numbers, ranked.scores, strict=True
-        ):
-            ids = [self.item_ids[item] for item in items[items > 0]]
-            unknown = [raw_id for raw_id in history if raw_id not in self._item_number]
-            answers.append(Answer(ids, scores[items > 0].tolist(), unknown))
-        return answers
 
     def encoder_tokens(
         self,

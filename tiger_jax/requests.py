@@ -4,13 +4,13 @@ It searches nothing.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
 
 from tiger_jax.artifacts import InputError
-from tiger_jax.metrics import flat_histories
+from tiger_jax.metrics import RankedItems, flat_histories
 from tiger_jax.model.beam import Sampling
 from tiger_jax.model.prior import Prior
 
@@ -30,11 +30,13 @@ class Answer:
       item_ids: raw ids, best first; fewer than asked for where the catalogue has no more.
       scores: log p of each, nats.
       unknown: ids of the history that are no items, as given; they were skipped.
+      num_items: of the catalogue that was searched.
     """
 
     item_ids: list[str]
     scores: list[float]
     unknown: list[str]
+    num_items: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,3 +231,30 @@ def _keys(seed: int | Sequence[int], number: int) -> jax.Array:
             raise InputError(f"{len(seed)} seeds, but {number} histories; give pairs")
         return jax.vmap(lambda own: jax.random.split(jax.random.key(own), 1)[0])(np.array(seed))
     return jax.random.split(jax.random.key(seed), number)
+
+
+def in_raw_ids(
+    histories: Sequence[Sequence[str]],
+    item_number: Mapping[str, int],
+    item_ids: Sequence[str],
+    recommend: Callable[[list[list[int]]], RankedItems],
+) -> list[Answer]:
+    """Answers to histories of raw ids by what recommends to item numbers; unknown ids are skipped.
+
+    Args:
+      histories: raw ids, oldest first.
+      item_number: raw id -> item number.
+      item_ids: raw ids [N + 1], item_ids[0] is "".
+      recommend: histories of item numbers -> ranked items.
+    """
+    known = [
+        [item_number[raw_id] for raw_id in history if raw_id in item_number]
+        for history in histories
+    ]
+    ranked = recommend(known)
+    answers = []
+    for history, items, scores in zip(histories, ranked.item_numbers, ranked.scores, strict=True):
+        unknown = [raw_id for raw_id in history if raw_id not in item_number]
+        found = [item_ids[item] for item in items[items > 0]]
+        answers.append(Answer(found, scores[items > 0].tolist(), unknown, len(item_ids) - 1))
+    return answers

@@ -12,8 +12,10 @@ import time
 import numpy as np
 
 from tiger_jax import command_line, saved_run
+from tiger_jax import fusion as fusions
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import records
+from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.recommender import Recommender
 from tiger_jax.request_queue import Batcher, OverloadError, Question
 
@@ -56,6 +58,7 @@ def serve(
     max_bytes: int = 1_000_000,
     max_items: int = 10_000,
     filters: str = "",
+    fusion: str = "",
     step: int | None = None,
 ) -> dict:
     """Serves recommendations until it is told to stop, then answers what it has taken on.
@@ -78,6 +81,8 @@ def serve(
       max_bytes: largest request.
       max_items: longest history.
       filters: JSON file of named filters, {name: [raw ids of the items that it leaves in]}.
+      fusion: name of a choice of tiger_jax.fuse: the run and its parts together, which know neither
+        filters nor draws, nor items that join; choose and start again then. The run alone if empty.
       step: checkpoint of the run; the best one by validation if not given.
     """
     if not 0 <= port < 2**16:
@@ -87,37 +92,54 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise InputError(f"{error}: pip install -e '.[serve]' in the checkout") from error
-    service = Service(folder, run, filters, step, num_beams=num_beams, batch_size=batch_size)
+    if fusion and filters:
+        raise InputError(f"fusion={fusion}, filters={filters}: a fusion has no filters; drop one")
+    service = Service(
+        folder, run, filters, step, fusion, num_beams=num_beams, batch_size=batch_size
+    )
     service.warm_up()
     app = make_app(service, num_beams, batch_size, max_wait_ms / 1e3, max_bytes, max_items)
-    print(f"{run}, step {service.recommender.step}: http://{host}:{port}/health", flush=True)
+    print(f"{run}, step {service.searcher.step}: http://{host}:{port}/health", flush=True)
     uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
-    return {"step": service.recommender.step}
+    return {"step": service.searcher.step}
 
 
 class Service:
-    """A recommender that is loaded from a folder, and again when its table has grown."""
+    """A recommender that is loaded from a folder, and again when its table has grown.
 
-    def __init__(self, folder: str, run: str, filters: str = "", step=None, **options):
-        self._folder, self._run, self._filters_file = folder, run, filters
+    Attributes:
+      searcher: TIGER's.
+      recommender: what answers: the same, or the fusion around it.
+    """
+
+    def __init__(
+        self, folder: str, run: str, filters: str = "", step=None, fusion: str = "", **options
+    ):
+        self._folder, self._run, self._filters_file, self._fusion = folder, run, filters, fusion
         loaded = saved_run.load(folder, run, step)
         # Room for a quarter more items before anything is compiled again.
         capacity = loaded.table.num_items * 5 // 4
-        self.recommender = self._with_filters(Recommender.of(loaded, capacity=capacity, **options))
+        self._take(self._with_filters(Recommender.of(loaded, capacity=capacity, **options)))
 
     def reload(self) -> None:
         """Takes up the table that lies in the folder now; InputError, and no change, if unfit."""
-        new = saved_run.load(self._folder, self._run, self.recommender.step)
-        grown = self.recommender.with_table(new.table, new.item_ids)
-        self.recommender = self._with_filters(grown)
+        new = saved_run.load(self._folder, self._run, self.searcher.step)
+        self._take(self._with_filters(self.searcher.with_table(new.table, new.item_ids)))
+
+    def _take(self, searcher: Recommender) -> None:
+        recommender = searcher
+        if self._fusion:
+            sequences = Sequences.load(pathlib.Path(self._folder, SEQUENCES))
+            recommender = fusions.load(self._folder, self._run, self._fusion, searcher, sequences)
+        self.searcher, self.recommender = searcher, recommender
 
     def warm_up(self) -> None:
         """Compiles the searches of usual requests."""
-        recommender = self.recommender
-        for count in (1, 8, recommender.batch_size):
-            for length in sorted({-(-recommender.max_history // part) for part in (1, 2, 4)}):
-                histories = [[1] * length] * count
-                recommender.recommend([None] * count, histories, recommender.num_beams, True)
+        searcher = self.searcher
+        for count in (1, 8, searcher.batch_size):
+            for length in sorted({-(-searcher.max_history // part) for part in (1, 2, 4)}):
+                histories = [np.ones(length, np.int32)] * count
+                self.recommender.recommend([None] * count, histories, searcher.num_beams, True)
 
     def _with_filters(self, recommender: Recommender) -> Recommender:
         if not self._filters_file:
@@ -169,7 +191,7 @@ def make_app(
     waiting = prometheus.Gauge("waiting", "Requests in no batch yet.", registry=registry)
     waiting.set_function(lambda: batcher.num_waiting)
     num_items = prometheus.Gauge("num_items", "Of the catalogue.", registry=registry)
-    num_items.set_function(lambda: batcher.recommender.table.num_items)
+    num_items.set_function(lambda: service.searcher.table.num_items)
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
@@ -191,7 +213,7 @@ def make_app(
             content = {
                 "items": [{"item_id": item_id, "score": score} for item_id, score in pairs],
                 "unknown": answer.unknown,
-                "num_items": batcher.recommender.table.num_items,
+                "num_items": answer.num_items,
             }
         except _RefusalError as refusal:
             status, content = refusal.status, {"error": str(refusal)}
@@ -212,16 +234,16 @@ def make_app(
                 return responses.JSONResponse({"error": str(error)}, 409)
             batcher.recommender = service.recommender
         swaps.inc()
-        return {"num_items": service.recommender.table.num_items}
+        return {"num_items": service.searcher.table.num_items}
 
     @app.get("/health")
     async def health():
-        recommender = batcher.recommender
+        searcher = service.searcher
         return {
             "status": "ok",
-            "step": recommender.step,
-            "num_items": recommender.table.num_items,
-            "table": recommender.table.checksum(),
+            "step": searcher.step,
+            "num_items": searcher.table.num_items,
+            "table": searcher.table.checksum(),
         }
 
     @app.get("/metrics")

@@ -55,7 +55,7 @@ BUDGETS = {
     for budget in (
         Budget(
             "paper",
-            "the paper's recipe",
+            "as near to the paper's recipe as the data allow (docs/reproduce.md)",
             "gin/experiment/{dataset}_paper_guarded.gin",
             "work/{dataset}_minilm",
             "rqvae",

@@ -11,8 +11,9 @@ _INTRODUCTION = """## Health of Semantic IDs
 [results/id_health.json](../results/id_health.json) and this table; the cards are those of
 `gin/ids/`. Mean and standard deviation over seeds; a card without a number of epochs ran with its
 own. A bucket is the items with equal codes; collisions are items whose codes an earlier item
-already has. Embeddings by all-MiniLM-L6-v2 of title, brand and categories; the Sports files have
-no titles, so that many of their items have equal embeddings.
+already has. Embeddings by all-MiniLM-L6-v2 of title, brand and categories. The Sports files have no
+titles, and their keywords were not among the texts yet, as they are in the tables above: many items
+have equal embeddings here.
 """
 
 
