@@ -362,14 +362,20 @@ def test_a_full_disk_leaves_what_was_trained(folder, monkeypatch):
             raise artifacts.CannotWriteError(f"{path}: cannot be written (No space left on device)")
         save_arrays(path, *arguments, **arrays)
 
+    arguments = {"min_codebook_usage": 0, "configuration": "same"}
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "save_arrays", full)
         with pytest.raises(InputError, match="No space left"):
-            make_ids.make_ids(str(folder), "mine", small_rqvae, min_codebook_usage=0)
-    metrics = folder / "ids" / "mine.training" / "metrics.jsonl"
-    assert [json.loads(line)["epoch"] for line in metrics.read_text().splitlines()] == [10]
-    make_ids.make_ids(str(folder), "mine", small_rqvae, min_codebook_usage=0)
-    assert not metrics.parent.exists()
+            make_ids.make_ids(str(folder), "mine", small_rqvae, **arguments)
+    train_epochs, rounds = rqvae.train_epochs, []
+
+    def counted(*args, **kwargs):
+        rounds.append(kwargs["num_epochs"])
+        return train_epochs(*args, **kwargs)
+
+    monkeypatch.setattr(rqvae, "train_epochs", counted)
+    make_ids.make_ids(str(folder), "mine", small_rqvae, **arguments)
+    assert rounds == [10]
 
 
 def test_joined_folders_share_codes_and_keep_their_own_items(folder, tmp_path):
