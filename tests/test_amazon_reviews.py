@@ -131,22 +131,26 @@ def test_users_keep_the_order_of_their_first_lines_dropped_or_not(tmp_path):
     bought = [("ann", "rare"), *(("bob", item) for item in "vwxyz")]
     bought += [("ann", item) for item in "zyxwv"]
     bought += [(f"more {number}", item) for number in range(3) for item in "vwxyz"]
-    rows = [(*pair, number) for number, pair in enumerate(bought)]
-    interactions = [large_reviews.Interaction(*row, (0, row[2])) for row in rows]
-
-    def same(found):
-        raw = sequences.RawData(
-            "own", [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-        )
-        expected = sequences.build_sequences(raw)
-        assert found == [list(expected.item_ids)]
-        assert expected.item_ids[1] == "z"
-
+    user_ids, item_ids = (list(dict.fromkeys(names)) for names in zip(*bought, strict=True))
+    raw = reviews.RawData(
+        "own",
+        user_ids,
+        item_ids,
+        np.int32([user_ids.index(user) for user, _ in bought]),
+        np.int32([item_ids.index(item) for _, item in bought]),
+        np.arange(len(bought)),
+        {},
+    )
+    expected = sequences.build_sequences(raw)
+    assert expected.item_ids[1] == "z"
+    interactions = [
+        large_reviews.Interaction(*pair, number, (0, number)) for number, pair in enumerate(bought)
+    ]
+    testing = importlib.import_module("apache_beam.testing.util")
     with beam.Pipeline("DirectRunner") as pipeline:
-        _, item_ids = large_reviews.numbered_users(
-            pipeline | beam.Create(interactions), 5, rounds=2
-        )
-        beam.testing.util.assert_that(item_ids, same)
+        created = pipeline | beam.Create(interactions)
+        _, found = large_reviews.numbered_users(created, 5, rounds=2)
+        testing.assert_that(found, testing.equal_to([list(expected.item_ids)]))
 
 
 def test_too_few_rounds_are_an_error(tmp_path):
