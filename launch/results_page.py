@@ -25,8 +25,10 @@ _INTRODUCTION = """# Results
 Every table and figure of the paper, and what we found. `python -m launch.reproduce NAME` measures
 each and makes this page from the files in `results/`; nothing here is written by hand. Test split,
 all users, full catalogue, item level; the history's items are removed from the lists where nothing
-else is said. Ranges in brackets are 95 % intervals over the users, ± is the standard error of the
-mean over seeds. Rows in *italics* are the paper's own.
+else is said. Ranges in brackets are 95 % intervals over the users, with several seeds the mean of
+their ends: they say nothing of how seeds differ. ± is the standard error of the mean over seeds.
+Rows in *italics* are the paper's own. Below each result stands how its models were trained; budgets
+have changed on the way, so that two tables of one budget may not compare.
 
 Budgets:
 """
