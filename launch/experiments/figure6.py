@@ -63,7 +63,7 @@ def show(results: list[dict]) -> str:
     return (
         f"Share of invalid IDs among the first K results of a free search with {beams} beams, "
         "history kept; ± is half a 95 % interval over the users. With the cpu budget's softmax "
-        "over the tokens of a level, no token of another level can come, as in the paper it may.\n\n"
+        "over the tokens of a level, none of another level can come, as in the paper it may.\n\n"
         + markdown(["", "budget", "users", *(f"K = {k}" for k in shown)], rows)
         + "\n\n![Share of invalid IDs by K, with the ranges of the paper](pictures/figure6.png)"
     )
