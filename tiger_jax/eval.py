@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tqdm
 
-from tiger_jax import artifacts, baselines, checkpoints, command_line, mesh, metrics, saved_run
+from tiger_jax import artifacts, baselines, command_line, mesh, metrics, saved_run
 from tiger_jax import fusion as fusions
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -28,6 +28,7 @@ python -m tiger_jax.eval --folder=work/beauty --run=tiger --fusion=counts
 """
 
 _NUM_RESULTS = max(metrics.CUTOFFS)
+_TRAINING_FACTS = ("seed", "batch_size", "normalize", "network", "table")
 # Between two movements of the progress bar.
 _SEARCHES_AT_ONCE = 8
 
@@ -49,8 +50,7 @@ def evaluate(
     Writes ranked_items.npz (the lists, history items included), eval.json and report.html to
     FOLDER/runs/RUN/eval/<what was evaluated>, such as eval/test or eval/validation_free_2000_users:
     the split, a search that is not constrained, a fusion, a history that is kept, a sample of
-    users. Speed counts the
-    compilation of the search.
+    users. Speed counts the compilation of the search.
 
     Args:
       folder: the prepared folder.
@@ -124,7 +124,7 @@ def evaluate(
         "dataset": sequences.header["dataset"],
         "run": run,
         "step": recommender.step,
-        "training": _training_facts(pathlib.Path(folder, "runs", run)),
+        "training": saved_run.training_facts(pathlib.Path(folder, "runs", run), _TRAINING_FACTS),
         "ids": table.header["scheme"],
         "encoder": content.encoder_name(table.header["encoder"]),
         "text_fields": table.header["text_fields"],
@@ -243,20 +243,6 @@ def table_of(result: dict) -> str:
         command_line.aligned(table),
     ]
     return "\n".join(lines)
-
-
-def _training_facts(run_folder: pathlib.Path) -> dict:
-    """How the run was trained: its settings, steps and seconds."""
-    made_by = "python -m tiger_jax.train"
-    facts = ("seed", "batch_size", "normalize", "network", "table")
-    settings = artifacts.load_json(run_folder / "run.json", made_by, facts)
-    checkpoint_folder = checkpoints.folder_of(run_folder)
-    last = checkpoints.steps(checkpoint_folder)[-1]
-    return {
-        "steps": last,
-        "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
-        **{name: settings[name] for name in facts},
-    }
 
 
 def main(argv=None):

@@ -20,7 +20,7 @@ from tiger_jax.data.sequences import Sequences
 from tiger_jax.log_linear import Opinions
 from tiger_jax.metrics import RankedItems
 from tiger_jax.recommender import Recommender
-from tiger_jax.requests import Answer, ItemPrior, in_raw_ids
+from tiger_jax.requests import InRawIds, ItemPrior
 from tiger_jax.sasrec import TRAIN as TRAIN_SASREC
 from tiger_jax.sasrec import SasRec
 
@@ -78,7 +78,7 @@ class Candidates:
         )
 
 
-class FusedRecommender:
+class FusedRecommender(InRawIds):
     """A recommender that follows a model and a prior and ranks by all opinions.
 
     Args:
@@ -90,42 +90,40 @@ class FusedRecommender:
     def __init__(self, recommender: Recommender, opinions: Opinions, fusion: Fusion):
         self.recommender, self.opinions, self.fusion = recommender, opinions, fusion
 
+    @property
+    def item_ids(self) -> Sequence[str]:
+        """Raw ids by item number."""
+        return self.recommender.item_ids
+
+    @property
+    def item_number(self) -> Mapping[str, int]:
+        """Raw id -> item number."""
+        return self.recommender.item_number
+
     def recommend(
         self,
         users: Sequence[str | None] | None,
         histories: Histories,
         num_results: int,
         exclude_history: bool = True,
-    ) -> RankedItems:
-        """As `Recommender.recommend`; scores order the items of one list and mean no more."""
-        num_candidates = max(num_results, self.recommender.num_beams)
-        found = self.candidates(users, histories, num_candidates, exclude_history)
-        return found.ranked_by(self.fusion.exponents).top(num_results)
-
-    def recommend_raw(
-        self,
-        users: Sequence[str | None] | None,
-        histories: Sequence[Sequence[str]],
-        num_results: int = 10,
-        exclude_history: bool = True,
         filter: str | Sequence[str | None] | None = None,
         temperature: float | Sequence[float] | None = None,
         seed: int | Sequence[int] = 0,
-    ) -> list[Answer]:
-        """As `Recommender.recommend_raw`; InputError for filters and draws, which only it has."""
+    ) -> RankedItems:
+        """As `Recommender.recommend`; scores order the items of one list and mean no more.
+
+        Raises:
+          InputError: a filter or a temperature is given, which only the model's own search knows.
+        """
+        del seed
         names = [filter] if filter is None or isinstance(filter, str) else filter
         if temperature is not None or any(name is not None for name in names):
             raise artifacts.InputError(
                 "a fusion has neither filters nor draws; ask without filter and temperature"
             )
-        of_items = self.recommender.item_number, self.recommender.item_ids
-        return in_raw_ids(
-            histories,
-            *of_items,
-            lambda known: self.recommend(
-                users, [np.array(items, np.int32) for items in known], num_results, exclude_history
-            ),
-        )
+        num_candidates = max(num_results, self.recommender.num_beams)
+        found = self.candidates(users, histories, num_candidates, exclude_history)
+        return found.ranked_by(self.fusion.exponents).top(num_results)
 
     def candidates(
         self,

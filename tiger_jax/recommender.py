@@ -19,7 +19,7 @@ from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import RankedItems
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
-from tiger_jax.requests import MOST_DENIED, Answer, ItemPrior, Requests, in_raw_ids
+from tiger_jax.requests import MOST_DENIED, InRawIds, ItemPrior, Requests
 from tiger_jax.semantic_ids.filters import Filters, Restriction
 from tiger_jax.semantic_ids.invalid_ids import match_prefixes, without_invalid_ids
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -32,7 +32,7 @@ SEARCHES = ("constrained", "free", "free_filtered", "prefix_match")
 _FEW = 8
 
 
-class Recommender:
+class Recommender(InRawIds):
     """TIGER: a search for the Semantic IDs of the items that follow a history.
 
     Searches (TIGER section 4.5 for the last three):
@@ -267,26 +267,6 @@ class Recommender:
             rows = rows[is_short]
             num_beams = min(2 * num_beams, self.max_beams)
         return RankedItems(item_numbers_BR, scores_BR)
-
-    def recommend_raw(
-        self,
-        users: Sequence[str | None] | None,
-        histories: Sequence[Sequence[str]],
-        num_results: int = 10,
-        exclude_history: bool = True,
-        filter: str | Sequence[str | None] | None = None,
-        temperature: float | Sequence[float] | None = None,
-        seed: int | Sequence[int] = 0,
-    ) -> list[Answer]:
-        """`recommend` in the raw ids of the user's own data; unknown ones are skipped."""
-        return in_raw_ids(
-            histories,
-            self.item_number,
-            self.item_ids,
-            lambda known: self.recommend(
-                users, known, num_results, exclude_history, filter, temperature, seed
-            ),
-        )
 
     def encoder_tokens(
         self,

@@ -4,13 +4,13 @@ It searches nothing.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from tiger_jax.artifacts import InputError
-from tiger_jax.metrics import RankedItems, flat_histories
+from tiger_jax.metrics import flat_histories
 from tiger_jax.model.beam import Sampling
 from tiger_jax.model.prior import Prior
 
@@ -233,28 +233,38 @@ def _keys(seed: int | Sequence[int], number: int) -> jax.Array:
     return jax.random.split(jax.random.key(seed), number)
 
 
-def in_raw_ids(
-    histories: Sequence[Sequence[str]],
-    item_number: Mapping[str, int],
-    item_ids: Sequence[str],
-    recommend: Callable[[list[list[int]]], RankedItems],
-) -> list[Answer]:
-    """Answers to histories of raw ids by what recommends to item numbers; unknown ids are skipped.
+class InRawIds:
+    """The answers of a recommender in the raw ids of the user's own data.
 
-    Args:
-      histories: raw ids, oldest first.
-      item_number: raw id -> item number.
-      item_ids: raw ids [N + 1], item_ids[0] is "".
-      recommend: histories of item numbers -> ranked items.
+    A recommender that is one has `recommend`, from item numbers to item numbers, `item_number`, raw
+    id -> item number, and `item_ids`, raw ids [N + 1] of which the first is "".
     """
-    known = [
-        [item_number[raw_id] for raw_id in history if raw_id in item_number]
-        for history in histories
-    ]
-    ranked = recommend(known)
-    answers = []
-    for history, items, scores in zip(histories, ranked.item_numbers, ranked.scores, strict=True):
-        unknown = [raw_id for raw_id in history if raw_id not in item_number]
-        found = [item_ids[item] for item in items[items > 0]]
-        answers.append(Answer(found, scores[items > 0].tolist(), unknown, len(item_ids) - 1))
-    return answers
+
+    def recommend_raw(
+        self,
+        users: Sequence[str | None] | None,
+        histories: Sequence[Sequence[str]],
+        num_results: int = 10,
+        exclude_history: bool = True,
+        filter: str | Sequence[str | None] | None = None,
+        temperature: float | Sequence[float] | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> list[Answer]:
+        """`recommend` in raw ids; unknown ones of the histories are skipped."""
+        number = self.item_number
+        known = [
+            np.array([number[raw_id] for raw_id in history if raw_id in number], np.int32)
+            for history in histories
+        ]
+        ranked = self.recommend(
+            users, known, num_results, exclude_history, filter, temperature, seed
+        )
+        answers = []
+        for history, items, scores in zip(
+            histories, ranked.item_numbers, ranked.scores, strict=True
+        ):
+            found = [self.item_ids[item] for item in items[items > 0]]
+            unknown = [raw_id for raw_id in history if raw_id not in number]
+            num_items = len(self.item_ids) - 1
+            answers.append(Answer(found, scores[items > 0].tolist(), unknown, num_items))
+        return answers

@@ -86,6 +86,18 @@ def load(
     return Run(model, params, table, settings["max_history"], step, sequences.item_ids)
 
 
+def training_facts(run_folder: pathlib.Path, facts: Sequence[str]) -> dict[str, Any]:
+    """How a run was trained: its steps and seconds, and those `facts` of its settings."""
+    settings = artifacts.load_json(run_folder / "run.json", TRAIN, facts)
+    checkpoint_folder = checkpoints.folder_of(run_folder)
+    last = checkpoints.steps(checkpoint_folder)[-1]
+    return {
+        "steps": last,
+        "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
+        **{name: settings[name] for name in facts},
+    }
+
+
 def require_interactions(run_folder: pathlib.Path, sequences: Sequences, made_by: str) -> None:
     """InputError where a run was trained on other interactions: it may have seen these' targets."""
     now = sequences.interactions_checksum()

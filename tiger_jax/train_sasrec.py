@@ -57,11 +57,10 @@ def train_sasrec(
     """Trains SASRec with a softmax over the catalogue and scores its best epoch on the test split.
 
     Every item of a training sequence but its first is a target, or the latest `max_history` of
-    them. Each epoch ends with a line in
-    FOLDER/runs/RUN/metrics.jsonl and a checkpoint; the best one by validation NDCG@10, history
-    removed, stays. Started again, it goes on behind the last whole epoch, to the same parameters
-    bit by bit. At the end FOLDER/runs/RUN/eval/test holds eval.json and ranked_items.npz, as
-    tiger_jax.eval leaves them.
+    them. Each epoch ends with a line in FOLDER/runs/RUN/metrics.jsonl and a checkpoint; the best
+    one by validation NDCG@10, history removed, stays. Started again, it goes on behind the last
+    whole epoch, to the same parameters bit by bit. At the end FOLDER/runs/RUN/eval/test holds
+    eval.json and ranked_items.npz, as tiger_jax.eval leaves them.
 
     Args:
       folder: the prepared folder, made by tiger_jax.prepare; only its sequences are read.

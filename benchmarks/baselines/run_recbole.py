@@ -125,7 +125,7 @@ def main() -> None:
     sys.argv = sys.argv[:1]
     torch.set_num_threads(options.threads)
     # The import of one of RecBole's models has torch look for NaN behind every operation of all of
-    # them, which takes half as long again for the same numbers.
+    # them, which takes long and changes no number.
     torch.autograd.set_detect_anomaly(False)
     with tempfile.TemporaryDirectory() as checkpoints:
         model, dataset, test_data, facts = trained(options, checkpoints)

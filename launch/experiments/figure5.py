@@ -76,7 +76,6 @@ def run(setting: Setting) -> dict:
         "epsilon": _EPSILON,
         "k": _K,
         "table": cold.tables[ids],
-        "teacher_weight": cold.macro("TEACHER_WEIGHT"),
         "runs": runs,
     }
 
@@ -186,7 +185,8 @@ def _measured(test: Found, rules: Sequence[Rule], neighbours: RankedItems) -> di
 
 def show(results: list[dict]) -> str:
     """What shares codes, the rules, and Figure 5's two panels as tables."""
-    taught = any(result["values"].get("teacher_weight") for result in results)
+    trained = [run for result in results for run in result["trained"].values()]
+    taught = any(run["teacher_weight"] for run in trained)
     return "\n\n".join([*([ON_TEACHERS] if taught else []), *map(_section, results)])
 
 

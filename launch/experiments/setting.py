@@ -12,7 +12,7 @@ import jax
 import gin
 from launch.experiments.budgets import NO_TEACHER, Budget
 from launch.experiments.scores import joined, seed_row
-from tiger_jax import artifacts, checkpoints, eval, make_ids, prepare, teach, train
+from tiger_jax import artifacts, eval, make_ids, prepare, saved_run, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.data.soft_targets import SOFT_TARGETS, SoftTargets
@@ -215,32 +215,33 @@ class Setting:
         if self.macro("TEACHER_WEIGHT") and NO_TEACHER not in flags:
             made_from["soft_targets"] = self._taught()
         self.train_once(train, self.card, run, flags, **made_from)
-        settings = artifacts.load_json(self.folder / "runs" / run / "run.json", "tiger_jax.train")
+        kept = ("batch_size", "order_noise", "teacher_weight")
+        facts = saved_run.training_facts(self.folder / "runs" / run, (*kept, "network"))
         self.trained[run] = {
-            "steps": checkpoints.steps(self.folder / "runs" / run / "checkpoints")[-1],
-            "dropout": settings["network"]["dropout_rate"],
-            **{name: settings[name] for name in ("batch_size", "order_noise", "teacher_weight")},
+            "steps": facts["steps"],
+            "dropout": facts["network"]["dropout_rate"],
+            **{name: facts[name] for name in kept},
         }
         return run
 
     def _taught(self) -> str:
         """Checksum of the folder's soft targets, which are made unless they are the card's."""
 
-        def checksum() -> str:
+        def recipe() -> dict[str, str]:
             _, source = content.load_embeddings(self.folder)
-            return SoftTargets.load(self.folder, self.sequences, source["checksum"]).checksum()
+            found = SoftTargets.load(self.folder, self.sequences, source["checksum"])
+            return {"card": _settings_checksum(self.card), "soft_targets": found.checksum()}
 
         # The file does not say who made it, nor how.
         made = self.folder / "soft_targets.made.json"
-        card = _settings_checksum(self.card)
         if made.is_file() and (self.folder / SOFT_TARGETS).is_file():
-            recorded = {"card": card, "soft_targets": checksum()}
-            if artifacts.load_json(made, "launch.reproduce") == recorded:
-                return recorded["soft_targets"]
+            now = recipe()
+            if artifacts.load_json(made, "launch.reproduce") == now:
+                return now["soft_targets"]
         self.verb(teach, f"--folder={self.folder}")
-        recorded = {"card": card, "soft_targets": checksum()}
-        artifacts.save_json(made, recorded)
-        return recorded["soft_targets"]
+        now = recipe()
+        artifacts.save_json(made, now)
+        return now["soft_targets"]
 
     def train_once(
         self, module: ModuleType, gin_file: str, run: str, flags: Sequence[str], **made_from: str
