@@ -45,7 +45,8 @@ tr.marked { background: var(--mark); font-weight: 600; }
 .pictures { display: grid; gap: 1rem 2rem; align-items: end; margin: .75rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 figure { margin: 0; max-width: 31rem; }
-svg { display: block; width: 100%; height: auto; }
+/* A tick label at the edge may be wider in the font of the page. */
+svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font-family: inherit !important; }
 details { border-bottom: 1px solid var(--line); padding: .35rem 0; }
 details details { border: 0; padding: .15rem 0 .15rem 1rem; }
