@@ -83,10 +83,17 @@ def build(ids, sizes):
 
 
 SEARCH = jax.jit(beam.constrained_search, static_argnums=(0, 4), static_argnames="normalize")
+# As users compile it; the tests compile for speed of compilation.
+OPTIMISED = jax.jit(
+    beam.constrained_search,
+    static_argnums=(0, 4),
+    static_argnames="normalize",
+    compiler_options={"xla_backend_optimization_level": 3},
+)
 
 
-def constrained(model, params, trie, tokens_BS, num_beams, **options):
-    return jax.device_get(SEARCH(model, params, trie, tokens_BS, num_beams, **options))
+def constrained(model, params, trie, tokens_BS, num_beams, search=SEARCH, **options):
+    return jax.device_get(search(model, params, trie, tokens_BS, num_beams, **options))
 
 
 def free(model, params, tokens_BS, num_beams):
@@ -304,16 +311,16 @@ def valid_log_probs(model, params, ids, tokens_S, temperatures=(1, 1, 1)):
     log_probs_NI = np.asarray(
         token_log_probs(model, params, tokens_S, model.vocabulary.tokens(np.array(ids)))
     )
-    weights_NI = np.exp(log_probs_NI / np.array(temperatures))
+    logits_NI = log_probs_NI.astype(np.float64) / np.array(temperatures)
     total_N = np.zeros(len(ids))
     for level in range(len(ids[0])):
         for row, item in enumerate(ids):
             siblings = {
-                other[level]: weight
-                for other, weight in zip(ids, weights_NI[:, level], strict=True)
+                other[level]: logit
+                for other, logit in zip(ids, logits_NI[:, level], strict=True)
                 if other[:level] == item[:level]
             }
-            total_N[row] += np.log(weights_NI[row, level] / sum(siblings.values()))
+            total_N[row] += logits_NI[row, level] - np.logaddexp.reduce(list(siblings.values()))
     return total_N
 
 
@@ -346,17 +353,19 @@ def test_a_level_of_single_codes_ranks_as_others_do():
         np.testing.assert_allclose(found, other, atol=1e-5)
 
 
-def test_drawn_items_follow_the_distribution_without_replacement():
+@pytest.mark.parametrize("search", [SEARCH, OPTIMISED], ids=["as_in_tests", "optimised"])
+@pytest.mark.parametrize("temperatures", [(2.0, 0.7, 1.5), (0.3, 0.3, 0.3)])
+def test_drawn_items_follow_the_distribution_without_replacement(temperatures, search):
     """Frequencies of the first and of the second draw among 20,000, within five deviations."""
     sizes, draws = (2, 3, 2), 20_000
-    temperatures = np.array([2.0, 0.7, 1.5], np.float32)
+    temperatures = np.array(temperatures, np.float32)
     model, params = tiny_model(sizes)
     ids = random_ids(sizes, 7)
     tokens_S = histories(model)[0]
     sampling = beam.Sampling(jax.random.split(jax.random.key(0), draws), temperatures)
     tokens_BS = np.tile(tokens_S, (draws, 1))
     rows_BM, scores_BM = constrained(
-        model, params, build(ids, sizes), tokens_BS, 7, sampling=sampling
+        model, params, build(ids, sizes), tokens_BS, 7, search, sampling=sampling
     )
     assert (np.sort(rows_BM, axis=1) == np.arange(7)).all()
     log_probs_N = log_probs_of_all(
@@ -372,6 +381,23 @@ def test_drawn_items_follow_the_distribution_without_replacement():
         counts_N = np.bincount(rows_BM[:, draw], minlength=7)
         deviation_N = np.sqrt(draws * expected_N * (1 - expected_N))
         assert (np.abs(counts_N - draws * expected_N) < 5 * deviation_N).all()
+
+
+@pytest.mark.parametrize("search", [SEARCH, OPTIMISED], ids=["as_in_tests", "optimised"])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_cold_draws_are_the_items_from_the_likeliest_on(batch, search):
+    """Two draws change places with a chance of less than exp(-gap)."""
+    sizes, temperatures = (8, 8, 4), (1e-3,) * 3
+    model, params = tiny_model(sizes)
+    ids, tokens_S = random_ids(sizes, 200), histories(model)[0]
+    sampling = beam.Sampling(jax.random.split(jax.random.key(0), batch), np.float32(temperatures))
+    rows_BM, _ = constrained(
+        model, params, build(ids, sizes), np.tile(tokens_S, (batch, 1)), 200, search,
+        sampling=sampling,
+    )  # fmt: skip
+    drawn_BM = valid_log_probs(model, params, ids, tokens_S, temperatures)[rows_BM]
+    likeliest_later_BM = np.maximum.accumulate(drawn_BM[:, ::-1], axis=1)[:, ::-1]
+    assert (likeliest_later_BM - drawn_BM).max() < 30
 
 
 def test_draws_of_a_request_depend_on_its_own_key_alone():

@@ -254,10 +254,12 @@ def _draw(draws: _Draws, log_probs_BMC: jax.Array, sampling: Sampling, level: in
     noise_BMC = jax.vmap(lambda key: jax.random.gumbel(key, log_q_BMC.shape[1:]))(keys_B)
     noisy_BMC = log_q_BMC + noise_BMC
     exists_BMC = jnp.isfinite(log_q_BMC)
-    largest_BM1 = jnp.max(noisy_BMC, axis=-1, keepdims=True)
-    below_BMC = jnp.where(exists_BMC, noisy_BMC - largest_BM1, 0.0)
-    is_largest_BMC = below_BMC == 0
-    below_BMC = jnp.where(is_largest_BMC, -1.0, below_BMC)
+    # Which is the largest is asked once, by place: where a compiler computes the noisy values twice
+    # and rounds them otherwise, the largest is not what it was, nor the difference to itself 0.
+    largest_BM1 = jnp.argmax(noisy_BMC, axis=-1, keepdims=True)
+    is_largest_BMC = jax.lax.broadcasted_iota(jnp.int32, noisy_BMC.shape, 2) == largest_BM1
+    below_BMC = noisy_BMC - jnp.take_along_axis(noisy_BMC, largest_BM1, axis=-1)
+    below_BMC = jnp.where(exists_BMC & ~is_largest_BMC, jnp.minimum(below_BMC, 0.0), -1.0)
     # log(1 - exp(x)) for x < 0.
     log_complement_BMC = jnp.where(
         below_BMC > -0.7, jnp.log(-jnp.expm1(below_BMC)), jnp.log1p(-jnp.exp(below_BMC))
