@@ -8,17 +8,13 @@ import numpy as np
 
 from launch.experiments import sasrec
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import markdown, seeds_text
+from launch.experiments.scores import baseline_label, markdown, seeds_text
 from launch.experiments.setting import DATASETS, Setting
 from tiger_jax import eval, frequency
 from tiger_jax.metrics import RankedItems
 
 _K = 10
-_COUNTING = {
-    "popularity": "popularity",
-    "content_neighbours": "Semantic_KNN",
-    "counts_with_content": "co-occurrence counts mixed with content",
-}
+_COUNTING = ("popularity", "content_neighbours", "counts_with_content")
 
 
 def run(setting: Setting) -> dict:
@@ -53,12 +49,12 @@ def run(setting: Setting) -> dict:
     ]
     rows = {
         "TIGER": {**served(tiger), "seeds": list(setting.seeds)},
-        "SASRec, softmax": {**served(sasrecs), "seeds": list(setting.seeds)},
+        sasrec.LABEL: {**served(sasrecs), "seeds": list(setting.seeds)},
     }
     table = setting.table(ids)
     _, baselines = eval.make_baselines(setting.folder, sequences, table.semantic_ids_NI)
-    for name, label in _COUNTING.items():
-        rows[label] = served([baselines[name].recommend(None, histories, _K)])
+    for name in _COUNTING:
+        rows[baseline_label(name)] = served([baselines[name].recommend(None, histories, _K)])
     targets_served = {
         "mean_frequency": float(frequency_N[targets].mean()),
         "coverage": len(np.unique(targets)) / sequences.num_items,

@@ -7,6 +7,8 @@ from launch.experiments.setting import Setting
 from tiger_jax import artifacts, train_sasrec
 from tiger_jax.sasrec import TRAIN, SasRec
 
+# In tables.
+LABEL = "SASRec with softmax loss"
 CARD = "gin/baseline/sasrec.gin"
 _TOY = ("--num_epochs=2", "--num_groups=1", "--gin.sasrec.SasRecConfig.width=16")
 _FACTS = ("run", "step", "training", "parameters", "distinct_items", "hardware", "commit")

@@ -70,6 +70,11 @@ def by_seed(row: Mapping[str, Any] | None) -> dict[int, dict[str, Any]]:
     return {seed: {**row, "seeds": [seed], "runs": [run]} for seed, run in pairs}
 
 
+def baseline_label(baseline: str) -> str:
+    """Of a baseline that `tiger_jax.eval` scores, in tables."""
+    return baseline.replace("_", " ")
+
+
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -129,9 +134,15 @@ def _size(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     """Budget, length of the training and seeds of a row; what is not trained has none of them."""
     if "seeds" not in row:
         return "no training"
-    steps = [run["training"]["steps"] for run in row.get("runs", ()) if "training" in run]
-    trained = f", {steps[0]:,} steps" if steps else ""
-    return f"{result['budget']}{trained}, {seeds_text(row['seeds'])}"
+    trained = [_length(run) for run in row.get("runs", ())[:1]]
+    return ", ".join(filter(None, [result["budget"], *trained, seeds_text(row["seeds"])]))
+
+
+def _length(run: Mapping[str, Any]) -> str:
+    """How long a run was trained, as far as it says so; that of RecBole's models in epochs."""
+    if "training" in run:
+        return f"{run['training']['steps']:,} steps"
+    return f"{run['options']['epochs']} epochs" if "options" in run else ""
 
 
 def _ordered(scores: Mapping[str, Mapping[str, float]]) -> list[Mapping[str, float]]:

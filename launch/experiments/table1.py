@@ -5,21 +5,23 @@ from collections.abc import Iterator
 
 from launch.experiments import recbole, sasrec
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import by_seed, joined, scores_table
+from launch.experiments.scores import baseline_label, by_seed, joined, scores_table
 from launch.experiments.setting import DATASETS, ON_TEACHERS, Setting
 
-# Those that `tiger_jax.eval` scores beside a model. Semantic_KNN is the paper's name (section 4.3).
+# {label: name of what `tiger_jax.eval` scores beside a model}.
 _WITHOUT_TRAINING = {
-    "popularity": "popularity",
-    "last_prefix": "popular items with the last one's longest prefix",
-    "item_to_item": "counts of what came right after the last item",
-    "content_neighbours": "Semantic_KNN: content neighbours of the last item",
-    "counts_with_content": "co-occurrence counts mixed with content",
+    baseline_label(name): name
+    for name in (
+        "popularity",
+        "last_prefix",
+        "item_to_item",
+        "content_neighbours",
+        "counts_with_content",
+    )
 }
 _P5 = "P5: text IDs, sequential task alone"
 _KEPT = "TIGER, the history's items kept in the list"
-_SASREC = "SASRec with softmax loss"
-_SASREC_KEPT = "SASRec with softmax loss, the history's items kept in the list"
+_SASREC_KEPT = f"{sasrec.LABEL}, the history's items kept in the list"
 
 
 def _by_recbole(model: str) -> str:
@@ -44,11 +46,13 @@ def run(setting: Setting) -> Iterator[dict]:
     rows |= without_training | _by_recbole_rows(setting)
     values = {"rows": rows, "mixture": mixture, "missing": _missing(setting, rows)}
     yield values
-    rows[_SASREC] = setting.row(_SASREC, functools.partial(sasrec.row, setting), sasrec.CARD)
+    rows[sasrec.LABEL] = setting.row(
+        sasrec.LABEL, functools.partial(sasrec.row, setting), sasrec.CARD
+    )
     rows[_SASREC_KEPT] = {
-        "scores": rows[_SASREC]["with_history_items"],
-        "seeds": rows[_SASREC]["seeds"],
-        "runs": rows[_SASREC]["runs"],
+        "scores": rows[sasrec.LABEL]["with_history_items"],
+        "seeds": rows[sasrec.LABEL]["seeds"],
+        "runs": rows[sasrec.LABEL]["runs"],
     }
     yield values
     rows[_P5] = setting.row(_P5, functools.partial(_p5, setting))
@@ -60,10 +64,9 @@ def _without_training(setting: Setting, tiger: dict) -> tuple[dict[str, dict], d
     recorded = setting.recorded.get("rows", {})
     # One of them is of the IDs of TIGER's row.
     if "mixture" in setting.recorded and recorded["TIGER"].get("recipe") == tiger["recipe"]:
-        rows = {label: recorded[label] for label in _WITHOUT_TRAINING.values()}
-        return rows, setting.recorded["mixture"]
+        return {label: recorded[label] for label in _WITHOUT_TRAINING}, setting.recorded["mixture"]
     found = setting.evaluate(tiger["runs"][0]["run"])
-    rows = {label: {"scores": found["baselines"][n]} for n, label in _WITHOUT_TRAINING.items()}
+    rows = {label: {"scores": found["baselines"][n]} for label, n in _WITHOUT_TRAINING.items()}
     return rows, found["mixture"]
 
 
@@ -96,7 +99,8 @@ def show(results: list[dict]) -> str:
     return (
         "Same data, split and scorer for all of ours; numbers of the paper and of others are as "
         f"they were printed. {ON_TEACHERS} P5 is TIGER's network on text IDs, which is how the "
-        "paper simplifies it.\n\n" + scores_table(results, ("table1", "others"), _NAMES)
+        "paper simplifies it; content neighbours are its Semantic_KNN (docs/baselines.md).\n\n"
+        + scores_table(results, ("table1", "others"), _NAMES)
     )
 
 
