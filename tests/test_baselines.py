@@ -155,6 +155,11 @@ def test_a_list_longer_than_the_catalogue_ends_in_unused_slots(name):
 
 
 @pytest.mark.parametrize("name", BASELINES)
+def test_no_users_get_no_lists(name):
+    assert BASELINES[name].recommend(None, [], 3).item_numbers.shape == (0, 3)
+
+
+@pytest.mark.parametrize("name", BASELINES)
 def test_an_empty_history_gets_a_whole_list(name):
     ranked = BASELINES[name].recommend(None, [[]], 8)
     assert len(set(ranked.item_numbers[0]) - {0}) == 8

@@ -1,6 +1,7 @@
 """The search, against scoring everything by the teacher-forced network."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 
@@ -129,6 +130,15 @@ def check_whole_catalogue(model, params, ids, num_beams):
 def test_wide_beam_equals_exhaustive_search(normalize, tied):
     sizes = (5, 4, 6)
     model, params = tiny_model(sizes, normalize, tied, num_decoder_layers=2)
+    check_whole_catalogue(model, params, random_ids(sizes, 40), num_beams=64)
+
+
+def test_in_bfloat16_the_scores_are_those_of_training_too():
+    """Everything that is multiplied is rounded where the teacher-forced network rounds it."""
+    sizes = (5, 4, 6)
+    model, params = tiny_model(sizes, num_decoder_layers=2)
+    config = dataclasses.replace(model.config, dtype="bfloat16")
+    model = TigerModel(config, model.vocabulary, model.normalize)
     check_whole_catalogue(model, params, random_ids(sizes, 40), num_beams=64)
 
 

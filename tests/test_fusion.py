@@ -75,6 +75,17 @@ def test_the_final_order_is_that_of_the_product(exponents, thoughts):
         assert [item for item in ranked.item_numbers[user] if item] == expected
 
 
+def test_a_fusion_is_asked_as_its_recommender_is():
+    """Opinions have rows of known items alone, and know it less politely."""
+    assert fused({"one": 1.0}).recommend(None, [], 3).item_numbers.shape == (0, 3)
+    for histories, num_results, message in (
+        ([[NUM_ITEMS + 1]], 3, f"items are 1 to {NUM_ITEMS}"),
+        ([[1]], 0, "num_results is 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fused({"one": 1.0}).recommend(None, histories, num_results)
+
+
 @pytest.fixture
 def shop(folder):  # noqa: F811
     """The folder with users who go on to the next item number: counts know, the model does not."""

@@ -237,20 +237,16 @@ def test_prefix_match_fills_the_free_list_and_nothing_else():
         assert len(set(items)) == len(items)
 
 
-def test_a_history_longer_than_deny_lists_never_comes_back_either(monkeypatch):
-    """What does not fit into a deny list is removed from longer lists."""
-    monkeypatch.setattr(requests_module, "_DENIED", (2, 4))
-    monkeypatch.setattr(requests_module, "MOST_DENIED", 4)
-    monkeypatch.setattr(recommender_module, "MOST_DENIED", 4)
-    history = [3, 1, 4, 1, 5, 9, 2, 6]
-    found = recommender(num_beams=2).recommend(None, [history, [7]], 5)
-    wide = recommender(num_beams=NUM_ITEMS).recommend(
-        None, [history, [7]], NUM_ITEMS, exclude_history=False
-    )
-    for row, seen in enumerate((history, [7])):
-        assert found.used[row].all()
-        assert not set(found.item_numbers[row]) & set(seen)
-        assert set(found.item_numbers[row]) <= set(wide.item_numbers[row])
+def test_all_that_is_left_by_a_long_history_is_found(monkeypatch):
+    """As many times as the shortest deny list holds; by a beam of five and of the catalogue."""
+    monkeypatch.setattr(requests_module, "_SHORTEST_DENIED", 1)
+    order = np.random.default_rng(5).permutation(np.arange(1, NUM_ITEMS + 1))
+    history, left = [*order[5:], *order[5:9]], set(order[:5])
+    assert len(history) > 8
+    for num_beams in (5, NUM_ITEMS):
+        found = recommender(num_beams=num_beams).recommend(None, [history, [7]], 5)
+        assert set(found.item_numbers[0]) == left
+        assert found.used[1].all() and 7 not in found.item_numbers[1]
 
 
 def test_filters_hold_for_each_history():
@@ -327,7 +323,7 @@ def test_new_items_are_found_without_compiling_again():
     assert recommender_module._constrained_items._cache_size() == compiled
     assert set(first.recommend_raw(None, [["b"]], 9)[0].item_ids) == set("acdef")
     with pytest.raises(InputError, match="has not grown out of the one in use"):
-        second.with_table(small)
+        second.with_table(small, None)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +338,9 @@ def test_new_items_are_found_without_compiling_again():
         ((None, [[1]], 3, False, [None, None]), "2 filters, but 1 histories"),
         ((None, [[1]], 3, False, None, 0.0), "temperature is 0.0; give one number above 0"),
         ((None, [[1]], 3, False, None, [1, 2]), "or 3 of them"),
+        ((None, [[1]], 3, False, None, 1.0, 2**32 + 7), "seed is 4294967303; give whole numbers"),
+        ((None, [[1]], 3, False, None, 1.0, -1), "seed is -1"),
+        ((None, [[1]], 3, False, None, 1.0, np.array([1, 2])), "2 seeds, but 1 histories"),
     ],
 )
 def test_faulty_requests_are_refused(arguments, message):
@@ -351,7 +350,7 @@ def test_faulty_requests_are_refused(arguments, message):
 
 def test_what_a_recommender_cannot_do_is_refused():
     with pytest.raises(InputError, match="num_beams=300: 256 are allowed"):
-        recommender(num_beams=300)
+        recommender(num_beams=300, max_beams=256)
     with pytest.raises(InputError, match="for the constrained search alone"):
         recommender(search="free").recommend(None, [[1]], 3, temperature=1.0)
     with pytest.raises(InputError, match="filter 'new' has shape"):

@@ -275,6 +275,11 @@ def test_codebook_sizes_are_numbers_of_codes(scheme, sizes):
         CASES[scheme](embeddings(), 0, codebook_sizes=sizes)
 
 
+def test_more_random_ids_than_a_number_counts_are_refused():
+    with pytest.raises(InputError, match="give fewer levels"):
+        schemes.random(np.zeros((5, 1)), 0, codebook_sizes=(256,) * 8)
+
+
 def test_a_training_of_no_epochs_is_refused():
     with pytest.raises(InputError, match="num_epochs is 0; give 1 or more"):
         CASES["rqvae"](embeddings(), 0, num_epochs=0)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tiger_jax.artifacts import InputError
 from tiger_jax.semantic_ids import bits
+from tiger_jax.semantic_ids import trie as trie_module
 from tiger_jax.semantic_ids.filters import Filters, Restriction, without_closed
 from tiger_jax.semantic_ids.levels import (
     BitLevel,
@@ -257,6 +258,30 @@ def test_update_within_capacity_compiles_nothing():
     larger = trie.updated(np.array([(0, 0, 0), *full(40, 33, 1)]))
     assert larger.num_items == 40 * 33
     assert len(larger.items_N) > 40 * 33
+
+
+@pytest.mark.parametrize("spare", [1, 7, 50, 150])
+def test_lists_have_room_for_nodes_that_become_long(spare, monkeypatch):
+    """The most that so many items can lengthen: those of just the length that lists hold."""
+    monkeypatch.setattr(trie_module, "_SMALL_TABLE", 0)
+    sizes = (1024, 1024, 1024)
+    ids = [(first, code, 0) for first in range(1024) for code in range(1 + (first < 150))]
+    trie = Trie.from_semantic_ids(np.array([(0, 0, 0), *ids]), sizes, len(ids) + spare)
+    level = trie.levels[1]
+    assert isinstance(level, ListLevel)
+    each = level.longest - 1  # to each of those with two
+    long = [(first, 9 + code, 0) for first in range(max(1, spare // each)) for code in range(each)]
+    grown = trie.updated(np.array([(0, 0, 0), *ids, *long[:spare]]))
+    assert jax.tree.map(np.shape, grown) == jax.tree.map(np.shape, trie)
+
+
+def test_codes_may_be_as_narrow_as_they_fit():
+    ids = np.array([(0, 0), (255, 0), (3, 255), (3, 7)])
+    for sizes in ((256, 256), (300, 1000)):
+        wide, narrow = (Trie.from_semantic_ids(ids.astype(t), sizes) for t in (np.int64, np.uint8))
+        jax.tree.map(np.testing.assert_array_equal, wide, narrow)
+    with pytest.raises(InputError, match="item 1 has code 255 at level 0"):
+        Trie.from_semantic_ids(ids.astype(np.uint8), (200, 256))
 
 
 @functools.partial(jax.jit, static_argnums=1)

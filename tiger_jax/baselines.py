@@ -161,8 +161,9 @@ class CountsWithContent(Baseline):
     0.5 / k backward; each item's row is divided by the square root of its sum.
     Profile: the last six items of the history weigh 0.6^age.
     Score: counts_weight * counts + (1 - counts_weight) * softmax(cosine / temperature), both
-    summing to one over the items; the cosine is that between the profile's mean of the centred
-    content embeddings and each item's.
+    summing to one over the items, where anything was counted near the profile; the cosine is that
+    between the profile's mean of the centred content embeddings and each item's, and 0 to all after
+    an empty history.
 
     Args:
       content_embeddings_NE: [N, E], row i belongs to item number i + 1.
@@ -184,12 +185,12 @@ class CountsWithContent(Baseline):
         self.counts_NN = by_root_of_sum(neighbour_counts(training_sequences, self.num_items))
 
     def scores(self, histories: Histories) -> np.ndarray:
-        """The mixture, [B, N + 1]; sums to one over the items."""
+        """The mixture, [B, N + 1]; sums to one over the items, without counts to less."""
         counts_BN, cosines_BN = self.parts(histories)
         return _mixture(counts_BN, cosines_BN, self.counts_weight, self.temperature)
 
     def parts(self, histories: Histories) -> tuple[np.ndarray, np.ndarray]:
-        """Counts, summing to one over the items, and cosines; both [B, N + 1]."""
+        """Shares of the counts, all 0 where there are none, and cosines; both [B, N + 1]."""
         profile_BN = recency_profile(histories, self.num_items)
         return shares_near(profile_BN, self.counts_NN), self.cosines(profile_BN)
 
@@ -289,9 +290,9 @@ def best_items(scores_BN: np.ndarray, num_results: int) -> RankedItems:
 
 
 def _batches(num_users: int, num_items: int) -> Iterator[slice]:
-    """Rows of a batch whose scores fit the memory set aside for them."""
+    """Rows of a batch whose scores fit the memory set aside for them; of no users one, empty."""
     size = max(1, _SCORES_AT_ONCE // (num_items + 1))
-    for start in range(0, num_users, size):
+    for start in range(0, max(1, num_users), size):
         yield slice(start, start + size)
 
 

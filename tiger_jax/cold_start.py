@@ -67,7 +67,7 @@ def with_new_items(
     """
     table = recommender.table.with_new_items(quantizer.codes(embeddings_UE), {})
     is_seen_N = np.arange(table.num_items + 1) <= recommender.table.num_items
-    grown = recommender.with_table(table)
+    grown = recommender.with_table(table, None)
     return grown.with_filters({"seen": is_seen_N, "unseen": ~is_seen_N})
 
 

@@ -121,6 +121,7 @@ class FusedRecommender(InRawIds):
             raise artifacts.InputError(
                 "a fusion has neither filters nor draws; ask without filter and temperature"
             )
+        self.recommender.checked(users, histories, num_results)
         num_candidates = max(num_results, self.recommender.num_beams)
         found = self.candidates(users, histories, num_candidates, exclude_history)
         return found.ranked_by(self.fusion.exponents).top(num_results)
@@ -134,7 +135,7 @@ class FusedRecommender(InRawIds):
     ) -> Candidates:
         """The items that a beam along model and prior finds."""
         batches = []
-        for first in range(0, len(histories), _AT_ONCE):
+        for first in range(0, max(1, len(histories)), _AT_ONCE):
             rows = slice(first, first + _AT_ONCE)
             some = None if users is None else users[rows]
             batches.append(self._some(some, histories[rows], num_candidates, exclude_history))

@@ -19,7 +19,7 @@ from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import RankedItems
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
-from tiger_jax.requests import MOST_DENIED, InRawIds, ItemPrior, Requests
+from tiger_jax.requests import InRawIds, ItemPrior, Requests
 from tiger_jax.semantic_ids.filters import Filters, Restriction
 from tiger_jax.semantic_ids.invalid_ids import match_prefixes, without_invalid_ids
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -50,7 +50,8 @@ class Recommender(InRawIds):
       max_history: the model sees that many of the latest items.
       num_beams: width of the search; a request for more results widens it.
       search: one of `SEARCHES`.
-      max_beams: the widest search, and so the longest list.
+      max_beams: the widest search, and so the longest list; where None 256, or `num_beams` if that
+        is more.
       batch_size: histories in one search.
       step: training steps behind the parameters, where they are from a checkpoint.
       item_ids: raw id of each item number, item_ids[0] is none; None where nobody asks for them.
@@ -68,7 +69,7 @@ class Recommender(InRawIds):
         max_history: int,
         num_beams: int = 30,
         search: str = "constrained",
-        max_beams: int = 256,
+        max_beams: int | None = None,
         batch_size: int = 64,
         step: int | None = None,
         item_ids: Sequence[str] | None = None,
@@ -78,6 +79,7 @@ class Recommender(InRawIds):
             raise InputError(f"search is {search!r}; choose one of {', '.join(SEARCHES)}")
         if num_beams < 1 or batch_size < 1:
             raise InputError(f"num_beams={num_beams}, batch_size={batch_size}: at least 1 each")
+        max_beams = max(256, num_beams) if max_beams is None else max_beams
         if num_beams > max_beams:
             raise InputError(f"num_beams={num_beams}: {max_beams} are allowed (max_beams)")
         self.model = model
@@ -152,16 +154,14 @@ class Recommender(InRawIds):
         other.params = jax.device_put(params)
         return other
 
-    def with_table(
-        self, table: SemanticIdTable, item_ids: Sequence[str] | None = None
-    ) -> "Recommender":
+    def with_table(self, table: SemanticIdTable, item_ids: Sequence[str] | None) -> "Recommender":
         """The same recommender for a catalogue with new items, without filters yet.
 
         Nothing is compiled again where the first one's `capacity` holds the table.
 
         Args:
           table: has grown out of the one in use (`make_ids --add`).
-          item_ids: raw ids, those of the new items included.
+          item_ids: raw ids, those of the new items included; None where nobody asks for them.
 
         Raises:
           InputError: it has not.
@@ -224,11 +224,7 @@ class Recommender(InRawIds):
             filter is unknown, a temperature is not above 0, the prior is no distribution, or the
             lists are too long.
         """
-        if not 1 <= num_results <= self.max_beams:
-            raise InputError(f"num_results is {num_results}; ask for 1 to {self.max_beams}")
-        requests = Requests.check(
-            users, histories, self.table.num_items, filter, self._filter_numbers
-        )
+        requests = self.checked(users, histories, num_results, filter)
         if temperature is not None:
             requests = requests.drawn(temperature, self.table.id_length, seed)
         if prior is not None:
@@ -246,10 +242,6 @@ class Recommender(InRawIds):
         scores_BR = np.full(shape, -np.inf, np.float32)
         rows = np.arange(len(histories))
         num_beams = max(self.num_beams, num_results)
-        most_beams = self.max_beams
-        if self.search == "constrained":
-            # Beams of the others may also hold IDs of no item.
-            most_beams = min(most_beams, self.table.num_items)
         while len(rows):
             ranked = self._ranked(requests, rows, num_beams)
             if self.search == "free_filtered":
@@ -258,15 +250,28 @@ class Recommender(InRawIds):
                 ranked = ranked.without([histories[row] for row in rows])
             ranked = ranked.top(num_results)
             item_numbers_BR[rows], scores_BR[rows] = ranked.item_numbers, ranked.scores
-            if num_beams >= most_beams:
+            # The constrained search finds as many as it is wide, or all that are left.
+            if self.search == "constrained" or num_beams >= self.max_beams:
                 break
-            is_short = ~ranked.used.all(axis=1)
-            if self.search == "constrained":
-                # It finds all that is left, unless a history was too long to be denied.
-                is_short &= np.array([len(histories[row]) > MOST_DENIED for row in rows])
-            rows = rows[is_short]
+            rows = rows[~ranked.used.all(axis=1)]
             num_beams = min(2 * num_beams, self.max_beams)
         return RankedItems(item_numbers_BR, scores_BR)
+
+    def checked(
+        self,
+        users: Sequence[str | None] | None,
+        histories: Sequence[Sequence[int]],
+        num_results: int,
+        filter: str | Sequence[str | None] | None = None,
+    ) -> Requests:
+        """What is asked, if it can be answered; see `recommend`.
+
+        Raises:
+          InputError: it cannot.
+        """
+        if not 1 <= num_results <= self.max_beams:
+            raise InputError(f"num_results is {num_results}; ask for 1 to {self.max_beams}")
+        return Requests.check(users, histories, self.table.num_items, filter, self._filter_numbers)
 
     def encoder_tokens(
         self,

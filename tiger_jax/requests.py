@@ -14,9 +14,9 @@ from tiger_jax.metrics import flat_histories
 from tiger_jax.model.beam import Sampling
 from tiger_jax.model.prior import Prior
 
-# Lengths of deny lists that a search is compiled for.
-_DENIED = (32, 256, 1024)
-MOST_DENIED = _DENIED[-1]
+# Lengths of deny lists that a search is compiled for: this one, then each eight times the one before.
+_SHORTEST_DENIED = 32
+_LARGEST_SEED = 2**31 - 1
 
 # Of a sum of probabilities in float32.
 _ROUNDING = 1e-3
@@ -28,7 +28,7 @@ class Answer:
 
     Attributes:
       item_ids: raw ids, best first; fewer than asked for where the catalogue has no more.
-      scores: log p of each, nats.
+      scores: log p of each, nats; of a fusion, numbers that only order this list.
       unknown: ids of the history that are no items, as given; they were skipped.
       num_items: of the catalogue that was searched.
     """
@@ -188,14 +188,14 @@ class Requests:
         )
 
     def without_histories(self, row_of_item_N: np.ndarray) -> "Requests":
-        """The same requests for other items than those of the histories.
-
-        Of more than `MOST_DENIED` the latest count; the rest must be removed from longer lists.
-        """
-        latest = (np.asarray(history, np.int64)[-MOST_DENIED:] for history in self.histories)
-        denied = [np.unique(row_of_item_N[items]) for items in latest]
+        """The same requests for other items than those of the histories."""
+        denied = [
+            np.unique(row_of_item_N[np.asarray(history, np.int64)]) for history in self.histories
+        ]
         longest = max(map(len, denied), default=0)
-        width = next(width for width in _DENIED if longest <= width)
+        width = _SHORTEST_DENIED
+        while width < longest:
+            width *= 8
         denied_BD = np.full((len(denied), width), -1, np.int32)
         for row, rows in enumerate(denied):
             denied_BD[row, : len(rows)] = rows
@@ -226,11 +226,15 @@ class Requests:
 
 def _keys(seed: int | Sequence[int], number: int) -> jax.Array:
     """Random keys, of one seed by their places, or each the first of a seed of its own."""
-    if isinstance(seed, Sequence):
-        if len(seed) != number:
-            raise InputError(f"{len(seed)} seeds, but {number} histories; give pairs")
-        return jax.vmap(lambda own: jax.random.split(jax.random.key(own), 1)[0])(np.array(seed))
-    return jax.random.split(jax.random.key(seed), number)
+    seeds = np.asarray(seed)
+    if seeds.dtype.kind not in "iu" or not ((seeds >= 0) & (seeds <= _LARGEST_SEED)).all():
+        raise InputError(f"seed is {seed}; give whole numbers from 0 to {_LARGEST_SEED}")
+    if not seeds.ndim:
+        return jax.random.split(jax.random.key(int(seeds)), number)
+    if seeds.shape != (number,):
+        raise InputError(f"{len(seeds)} seeds, but {number} histories; give pairs")
+    own_keys = jax.vmap(lambda own: jax.random.split(jax.random.key(own), 1)[0])
+    return own_keys(seeds.astype(np.int32))
 
 
 class InRawIds:

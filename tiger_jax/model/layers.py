@@ -124,18 +124,17 @@ class Attention(nn.Module):
           [B, M, D], and the keys and values of this step, [B, M, H * K] each.
         """
         # Blocks of earlier steps stay as they are; moving them with every choice costs more.
-        own = self.key(x_BMD), self.value(x_BMD)
+        own = self._rounded(self.key(x_BMD)), self._rounded(self.value(x_BMD))
         keys, values = zip(
             *((_descend(key, rows), _descend(value, rows)) for key, value, rows in past),
             own,
             strict=True,
         )
-        queries_BMHK = self._heads_last(self.query(x_BMD))
+        queries_BMHK = self._heads_last(self._rounded(self.query(x_BMD)))
         logits_BMHT = jnp.stack(
             [jnp.sum(queries_BMHK * self._heads_last(key), axis=-1) for key in keys], axis=-1
         )
-        weights_BMHT = jax.nn.softmax(logits_BMHT.astype(jnp.float32) + bias_HT[None, None])
-        weights_BMHT = weights_BMHT.astype(self.dtype)
+        weights_BMHT = self._rounded(jax.nn.softmax(logits_BMHT + bias_HT[None, None]))
         attended_BMHK = sum(
             weights_BMHT[..., step, None] * self._heads_last(value)
             for step, value in enumerate(values)
@@ -152,6 +151,10 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         heads = x.reshape(batch, length, self.num_heads, self.head_dim)
         return heads.transpose(0, 2, 1, 3)
+
+    def _rounded(self, x: jax.Array) -> jax.Array:
+        """Float32 as a factor of a `product` is: what `attend` multiplies, this does too."""
+        return x.astype(self.dtype).astype(jnp.float32)
 
     def _heads_last(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)

@@ -152,7 +152,8 @@ class ListLevel:
         codes = np.zeros(room.edges + room.degree, np.min_scalar_type(num_codes - 1))
         codes[: len(codes_X)] = codes_X
         is_many_P = counts_P > room.degree
-        many_Q = bits.pack_bits(is_many_P, room.nodes)
+        # As many blocks as the counts have, which may be one more than the nodes need.
+        many_Q = bits.pack_bits(is_many_P, room.nodes + 1)
         num_rows_Q = np.bitwise_count(many_Q).astype(np.int32)
         row_Q = np.cumsum(num_rows_Q, dtype=np.int32) - num_rows_Q
         words_YW = np.zeros((room.rows, bits.num_words(num_codes)), np.uint32)

@@ -171,7 +171,7 @@ def random(embeddings_NE: np.ndarray, seed: int, *, codebook_sizes: tuple[int, .
       codebook_sizes: number of codes of each part of an ID.
 
     Raises:
-      InputError: more items than tuples.
+      InputError: more items than tuples, or more tuples than a number of 63 bits counts.
     """
     codebook_sizes = _checked_sizes(codebook_sizes)
     num_items, num_ids = len(embeddings_NE), math.prod(codebook_sizes)
@@ -179,6 +179,11 @@ def random(embeddings_NE: np.ndarray, seed: int, *, codebook_sizes: tuple[int, .
         raise InputError(
             f"{num_items} items, but only {num_ids} different IDs of sizes {codebook_sizes}; "
             "give larger codebooks or more levels"
+        )
+    if num_ids > np.iinfo(np.int64).max:
+        raise InputError(
+            f"{num_ids:.3g} IDs of sizes {codebook_sizes} are more than numbers count here; "
+            "give fewer levels"
         )
     drawn_N = np.random.default_rng(seed).choice(num_ids, num_items, replace=False)
     codes_NL = np.column_stack(np.unravel_index(drawn_N, codebook_sizes))

@@ -66,7 +66,8 @@ class Trie:
           semantic_ids_NI: integers [N + 1, I], in any order; row 0 is padding, row n is item n.
           codebook_sizes: number of codes of each part of an ID.
           capacity: number of items that `updated` finds room for, whatever prefixes the new ones
-            have; no more than there are where None.
+            have; where the last parts of all IDs count 0, 1, ..., those of the new ones must too.
+            No more than there are where None.
 
         Raises:
           InputError: no item, a code out of range, two items with one ID, or a prefix with more
@@ -224,9 +225,12 @@ def _ordered(codes_NI: np.ndarray, codebook_sizes: tuple[int, ...]) -> _Ordered:
     """Sorts a table by its IDs."""
     widths = [max(1, (size - 1).bit_length()) for size in codebook_sizes]
     row_bits = max(1, (len(codes_NI) - 1).bit_length())
+    # In the table's own type, in which numbers compare fastest; it may be too narrow for a size.
+    largest_I = np.minimum(np.array(codebook_sizes) - 1, np.iinfo(codes_NI.dtype).max)
+    largest_I = largest_I.astype(codes_NI.dtype)
     for first in range(0, len(codes_NI), _AT_ONCE):
         chunk_NI = codes_NI[first : first + _AT_ONCE]
-        if (chunk_NI < 0).any() or (chunk_NI >= np.array(codebook_sizes, codes_NI.dtype)).any():
+        if (chunk_NI < 0).any() or (chunk_NI > largest_I).any():
             _raise_fault(codes_NI, codebook_sizes)
     if sum(widths) + row_bits <= 64:
         return _ordered_by_one_key(codes_NI, widths, row_bits)
@@ -290,14 +294,24 @@ def _kind(
     row_bytes = 4 * bits.num_words(num_codes)
     list_bytes = room.edges * (1 if num_codes <= 256 else 2 if num_codes <= 65536 else 4)
     for degree in (2, 4, 8, 16, _LONGEST_LIST):
-        num_rows = int((counts_P > degree).sum())
-        if 4 * num_rows * row_bytes <= list_bytes:
-            rows = num_rows + -(-spare // (degree + 1)) if num_rows or spare else 0
+        rows = _most_rows(counts_P, degree, spare)
+        if 4 * rows * row_bytes <= list_bytes:
             lists = room._replace(degree=degree, rows=rows)
             if room.nodes * row_bytes > max(_SMALL_TABLE, 2 * list_bytes):
                 return ListLevel, lists
             break
     return BitLevel, room
+
+
+def _most_rows(counts_P: np.ndarray, degree: int, spare: int) -> int:
+    """How many nodes may have more than `degree` edges when `spare` edges have come."""
+    rows = int((counts_P > degree).sum())
+    # Those first that lack the fewest; new nodes lack them all.
+    for lacking in range(1, degree + 2):
+        candidates = int((counts_P == degree + 1 - lacking).sum()) if lacking <= degree else spare
+        grown = min(candidates, spare // lacking)
+        rows, spare = rows + grown, spare - grown * lacking
+    return rows
 
 
 def _raise_fault(codes_NI: np.ndarray, codebook_sizes: tuple[int, ...]) -> typing.NoReturn:
