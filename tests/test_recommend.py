@@ -246,7 +246,8 @@ def test_all_that_is_left_by_a_long_history_is_found(monkeypatch):
     for num_beams in (5, NUM_ITEMS):
         found = recommender(num_beams=num_beams).recommend(None, [history, [7]], 5)
         assert set(found.item_numbers[0]) == left
-        assert found.used[1].all() and 7 not in found.item_numbers[1]
+        assert found.used[1].all()
+        assert 7 not in found.item_numbers[1]
 
 
 def test_filters_hold_for_each_history():

@@ -14,7 +14,7 @@ from tiger_jax.metrics import flat_histories
 from tiger_jax.model.beam import Sampling
 from tiger_jax.model.prior import Prior
 
-# Lengths of deny lists that a search is compiled for: this one, then each eight times the one before.
+# Deny lists that a search is compiled for are so long, or eight times, 64 times, ... as long.
 _SHORTEST_DENIED = 32
 _LARGEST_SEED = 2**31 - 1
 
