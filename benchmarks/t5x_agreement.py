@@ -26,10 +26,8 @@ def compare(folder: str, run: str, infer: str, out: str = "") -> dict:
       infer: the file that t5x.infer wrote.
       out: JSON file to write; none if empty.
     """
-    paths = sorted(pathlib.Path(folder, "runs", run).rglob("ranked_items.npz"))
-    if not paths:
-        raise artifacts.InputError(f"{folder}/runs/{run}: no ranked_items.npz; run tiger_jax.eval")
-    ranked = np.load(paths[-1])
+    path = pathlib.Path(folder, "runs", run, "eval", "test", "ranked_items.npz")
+    _, ranked = artifacts.load_arrays(path, "ranked_items", "python -m tiger_jax.eval")
     item_ids = np.array(Sequences.load(pathlib.Path(folder, "sequences.npz")).item_ids)
     rows = [json.loads(line) for line in pathlib.Path(infer).read_text().splitlines()]
     if len(rows) != len(ranked["scores"]):

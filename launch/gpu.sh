@@ -6,7 +6,7 @@
 #
 # The limit is in seconds. Each card runs once a seed, with the IDs of the first seed, as run
 # NAME-SEED (NAME is the card's file name); OUT gets NAME-SEED.json, what `eval` prints with --json.
-# FLAGs go to every verb (--gin.TRAIN_STEPS=1000). Installs nothing: wants a Python with jax, flax,
+# `teach` alone has no limit: it cannot go on where it was. FLAGs go to every verb (--gin.TRAIN_STEPS=1000). Installs nothing: wants a Python with jax, flax,
 # optax, orbax and gin-config (TIGER_PYTHON, else python3), and prepared folders (tiger_jax.prepare),
 # which may come from another machine. OUT holds results of one set of FLAGs alone.
 #
@@ -78,7 +78,10 @@ for card in "${cards[@]}"; do
       continue
     fi
     if [ ! -e "$made" ]; then
-      verb "$card" teach
+      if [ ! -e "$out/$experiment-taught" ]; then
+        "$python" -m tiger_jax.teach --gin_file="$card" ${flags[@]+"${flags[@]}"}
+        touch "$out/$experiment-taught"
+      fi
       verb "$card" make_ids --seed="$seed" --json >"$made.tmp"
       tail -n 1 "$made.tmp" >"$made"
       rm "$made.tmp"

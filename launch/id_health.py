@@ -60,15 +60,14 @@ def measure(folder: str, card: str, seed: int, epochs: int | None = None) -> dic
         check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    run = {"dataset": dataset, "card": card, "seed": seed, "epochs": epochs}
-    if done.returncode not in (0, 2):
-        # No word about the IDs: a signal, or a fault of the program.
-        raise RuntimeError(f"{' '.join(arguments)}: exit code {done.returncode}: {done.stderr}")
     if done.returncode:
-        return {**run, "error": done.stderr.splitlines()[-1], **artifacts.provenance()}
+        raise RuntimeError(f"{' '.join(arguments)}: exit code {done.returncode}: {done.stderr}")
     result = json.loads(done.stdout.splitlines()[-1])
     return {
-        **run,
+        "dataset": dataset,
+        "card": card,
+        "seed": seed,
+        "epochs": epochs,
         **{name: result[name] for name in MEASURES},
         "items": Sequences.load(pathlib.Path(folder, SEQUENCES)).num_items,
         "has_collision_token": result["has_collision_token"],
@@ -77,20 +76,43 @@ def measure(folder: str, card: str, seed: int, epochs: int | None = None) -> dic
     }
 
 
+def _cards(text: str) -> list[str]:
+    cards = text.split(",")
+    for card in cards:
+        if card not in CARDS:
+            raise argparse.ArgumentTypeError(f"no card {card!r}; choose of {', '.join(CARDS)}")
+    return cards
+
+
+def _folders(text: str) -> list[str]:
+    folders = text.split(",")
+    for folder in folders:
+        if not pathlib.Path(folder, SEQUENCES).is_file():
+            raise argparse.ArgumentTypeError(
+                f"{folder}: no {SEQUENCES}; make it with python -m tiger_jax.prepare"
+            )
+    return folders
+
+
 def main(argv=None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--folders", required=True, help="prepared folders, separated by commas")
-    parser.add_argument("--cards", default=",".join(CARDS), help="names of files in gin/ids")
+    parser.add_argument(
+        "--folders", type=_folders, required=True, help="prepared folders, separated by commas"
+    )
+    parser.add_argument(
+        "--cards", type=_cards, default=CARDS, help=f"of {', '.join(CARDS)}, separated by commas"
+    )
     parser.add_argument("--epochs", type=int, help="of the cards that train, if not their own")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of each")
     options = parser.parse_args(argv)
-    command = f"python -m launch.id_health --folders={options.folders}"
+    command = f"python -m launch.id_health --folders={','.join(options.folders)}"
+    command += f" --cards={','.join(options.cards)} --seeds={options.seeds}"
     command += f" --epochs={options.epochs}" if options.epochs else ""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     for seed in range(options.seeds):
-        for card in options.cards.split(","):
-            for folder in options.folders.split(","):
+        for card in options.cards:
+            for folder in options.folders:
                 dataset = Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
                 epochs = options.epochs if "vqvae" in card or "rqvae" in card else None
                 made = ([row[name] for name in IDENTITY] for row in rows)

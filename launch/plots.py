@@ -40,7 +40,6 @@ def lines(
     panels: Mapping[str, Curves],
     x_label: str,
     y_label: str,
-    theirs: Curves | None = None,
     their_ranges: Mapping[float, tuple[float, float]] | None = None,
 ) -> None:
     """Curves over one axis; a name has the same colour and marker in all panels.
@@ -50,7 +49,6 @@ def lines(
       panels: {title: {name: (x, y)}}.
       x_label: of the horizontal axes, with the unit.
       y_label: of the vertical axes, which are the same for all panels.
-      theirs: curves of the paper, drawn in every panel.
       their_ranges: {x: (low, high)} that the paper states, drawn in every panel.
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
@@ -62,8 +60,6 @@ def lines(
             axes.plot(x, y, color=color, marker=marker, markersize=3.5, label=name)
             if len(x) <= _FEW:
                 axes.set_xticks(x)
-        for name, (x, y) in (theirs or {}).items():
-            axes.plot(x, y, color="black", linestyle="--", marker="x", label=f"{name}, paper")
         for place, (x, (low, high)) in enumerate((their_ranges or {}).items()):
             label = "range in the paper" if place == 0 else None
             middle = (low + high) / 2

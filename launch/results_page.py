@@ -105,7 +105,9 @@ def _source(experiment: Experiment, result: dict, where: str) -> str:
 def _incomplete(result: dict) -> str:
     missing = result["values"].get("missing")
     needs = (
-        f", given the ranked lists (docs/baselines.md) of {'; '.join(missing)}" if missing else ""
+        f"; these rows also want their ranked lists (docs/baselines.md): {'; '.join(missing)}"
+        if missing
+        else ""
     )
     return f"; NOT COMPLETE: the same command goes on{needs}"
 
@@ -116,17 +118,27 @@ def _trainings(result: dict) -> str:
     rows = rows.values() if isinstance(rows, dict) else ()
     runs = [run for row in rows for run in row.get("runs", ()) if "search" in run]
     recipes = [
-        f"batches of {run['training']['batch_size']}, dropout "
-        f"{run['training']['network']['dropout_rate']:g}, evaluated at {run['commit']}"
+        f"{_recipe(run['training'], run['training']['network']['dropout_rate'])}, evaluated at "
+        f"{run['commit']}"
         for run in runs
     ]
     if not runs:
-        recipes = [
-            "{steps:,} steps, batches of {batch_size}, dropout {dropout:g}, order noise "
-            "{order_noise:g}, teacher {teacher_weight:g}".format(**trained)
-            for trained in result.get("trained", {}).values()
-        ]
+        trained = result.get("trained", {}).values()
+        recipes = [_recipe(training, training["dropout"]) for training in trained]
     return "".join(f"; {recipe}" for recipe in dict.fromkeys(recipes))
+
+
+def _recipe(training: dict, dropout: float) -> str:
+    """In words; of what older runs do not tell, nothing."""
+    parts = [f"{training['steps']:,} steps", f"batches of {training['batch_size']}"]
+    parts += [f"dropout {dropout:g}"]
+    if "order_noise" in training:
+        parts += [f"order noise {training['order_noise']:g}"]
+    if "teacher_weight" in training:
+        parts += [f"teacher {training['teacher_weight']:g}"]
+    if training.get("imagined_users"):
+        parts += [f"{training['imagined_users']:,} imagined users"]
+    return ", ".join(parts)
 
 
 def main(argv=None) -> None:

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 import gin
-from tiger_jax import command_line, eval, make_ids, prepare, recommend, train
+from tiger_jax import command_line, eval, make_ids, prepare, recommend, teach, train
 from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.vocabulary import Vocabulary
@@ -21,6 +21,7 @@ VERBS = {
     train.train: {"folder", "ids", "run", "network", "optimizer", "num_steps", "seed"},
     eval.evaluate: {"folder", "run"},
     recommend.recommend: {"folder", "run"},
+    teach.teach: {"folder", "teacher_weight", "imagined_users", "max_history"},
 }
 
 
@@ -33,10 +34,14 @@ def clean_gin(monkeypatch):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_file_parses_and_says_how_it_is_used(path):
+def test_every_file_parses_and_says_what_it_is(path):
     gin.parse_config_file(str(path))
     header = path.read_text().split("from __gin__")[0]
     assert header.startswith("# ")
+    if path in EXPERIMENTS:
+        commands = [line for line in header.splitlines() if line.startswith("#   ")]
+        used = (f"gin/experiment/{path.name}", "launch.reproduce", "launch/quickstart.sh")
+        assert any(name in command for command in commands for name in used)
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -44,6 +49,17 @@ def test_every_file_parses_and_says_how_it_is_used(path):
 def test_a_card_sets_up_every_verb(path, verb):
     gin.parse_config_file(str(path))
     assert set(gin.get_bindings(verb)) >= VERBS[verb]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_what_is_taught_is_what_is_trained_on(path):
+    gin.parse_config_file(str(path))
+    for name in ("folder", "teacher_weight", "imagined_users", "max_history"):
+        taught, trained = (
+            gin.get_bindings(verb, resolve_references=True)[name]
+            for verb in (teach.teach, train.train)
+        )
+        assert taught == trained
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

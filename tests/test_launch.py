@@ -68,7 +68,7 @@ def test_what_the_time_limit_cuts_off_goes_on_with_the_same_command(tmp_path):
     )
     cut = gpu("--limit=1", *arguments)
     assert cut.returncode == 75, cut.stderr
-    assert cut.stderr.splitlines()[-1].startswith("time is up during teach of")
+    assert cut.stderr.splitlines()[-1].startswith("time is up during make_ids of")
     done = gpu("--limit=540", *arguments)
     assert done.returncode == 0, done.stderr
     results = {path.name: json.loads(path.read_text()) for path in out.glob("*.json")}

@@ -426,6 +426,11 @@ def test_a_run_has_a_plain_name(folder, name):
 def test_periods_must_be_whole_calls(folder):
     with pytest.raises(InputError, match="eval_period is 3, which is no multiple of"):
         train.train(**settings(folder, "odd", eval_period=3))
+    train.train(**settings(folder, "odd", num_steps=4))
+    with pytest.raises(
+        InputError, match="the last checkpoint's step is 4, which is no multiple of"
+    ):
+        train.train(**settings(folder, "odd", num_steps=12, eval_period=6, steps_per_call=6))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(folder):

@@ -52,7 +52,8 @@ def run(function: Callable[..., dict], argv: Sequence[str] | None = None, exampl
         _fail(str(error).partition("\n")[0])
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        _fail(f"{place}{error.strerror or error}; free space, or give a place that can be used")
+        reason = error.strerror or error
+        _fail(f"{place}{reason}; see that it can be read and written, with space left")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

@@ -29,6 +29,7 @@ python -m tiger_jax.eval --folder=work/beauty --run=tiger --fusion=counts
 
 _NUM_RESULTS = max(metrics.CUTOFFS)
 _TRAINING_FACTS = ("seed", "batch_size", "normalize", "network", "table")
+_TRAINING_FACTS += ("order_noise", "teacher_weight", "imagined_users")
 # Between two movements of the progress bar.
 _SEARCHES_AT_ONCE = 8
 

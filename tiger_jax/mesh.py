@@ -46,12 +46,18 @@ def join(processes: str) -> None:
         address of process 0, elsewhere; "" for a process alone.
 
     Raises:
-      InputError: it is none of these.
+      InputError: it is none of these, or JAX cannot tell.
     """
     if not processes:
         return
     if processes == "auto":
-        jax.distributed.initialize()
+        try:
+            jax.distributed.initialize()
+        except ValueError as error:
+            raise InputError(
+                "processes=auto: nothing here says which processes there are, as TPU VMs and Slurm "
+                "do; give HOST:PORT,COUNT,INDEX"
+            ) from error
         return
     address, *numbers = processes.split(",")
     if len(numbers) != 2 or not all(number.isdecimal() for number in numbers) or ":" not in address:

@@ -87,14 +87,14 @@ def load(
 
 
 def training_facts(run_folder: pathlib.Path, facts: Sequence[str]) -> dict[str, Any]:
-    """How a run was trained: its steps and seconds, and those `facts` of its settings."""
-    settings = artifacts.load_json(run_folder / "run.json", TRAIN, facts)
+    """How a run was trained: steps, seconds, and those `facts` that are among its settings."""
+    settings = artifacts.load_json(run_folder / "run.json", TRAIN)
     checkpoint_folder = checkpoints.folder_of(run_folder)
     last = checkpoints.steps(checkpoint_folder)[-1]
     return {
         "steps": last,
         "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
-        **{name: settings[name] for name in facts},
+        **{name: settings[name] for name in facts if name in settings},
     }
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import pathlib
+import socket
 import time
 
 import numpy as np
@@ -97,11 +98,28 @@ def serve(
     service = Service(
         folder, run, filters, step, fusion, num_beams=num_beams, batch_size=batch_size
     )
-    service.warm_up()
-    app = make_app(service, num_beams, batch_size, max_wait_ms / 1e3, max_bytes, max_items)
-    print(f"{run}, step {service.searcher.step}: http://{host}:{port}/health", flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
+    with _bound(host, port) as address:
+        service.warm_up()
+        app = make_app(service, num_beams, batch_size, max_wait_ms / 1e3, max_bytes, max_items)
+        port = address.getsockname()[1]
+        print(f"{run}, step {service.searcher.step}: http://{host}:{port}/health", flush=True)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=30)
+        uvicorn.Server(config).run(sockets=[address])
     return {"step": service.searcher.step}
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at that address, which answers nobody yet; InputError where there can be none."""
+    address = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    address.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        address.bind((host, port))
+        return address
+    except OSError as error:
+        address.close()
+        raise InputError(
+            f"host={host}, port={port}: {error.strerror or error}; give another --port or --host"
+        ) from error
 
 
 class Service:

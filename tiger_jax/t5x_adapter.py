@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.trie import Trie
+
+# Settings of a run that may be others when it goes on.
+_MAY_CHANGE = ("batch_size", "seed")
 
 # Gin files import this module before `tasks`, which T5X's folder may hide.
 t5x_environment.prepare_process()
@@ -162,6 +166,9 @@ def save_run(
       max_history: items of a history that the model sees.
       batch_size: examples in a step.
       seed: T5X's random seed; None where it drew one.
+
+    Raises:
+      InputError: a run is there that was begun with other IDs, interactions or sizes.
     """
     gin_utils.summarize_gin_config(model_dir, summary_writer, step)
     settings = {
@@ -177,10 +184,22 @@ def save_run(
     }
     if vocabulary.interactions is not None:
         settings["interactions"] = vocabulary.interactions
+    path = pathlib.Path(model_dir, "run.json")
+    if path.is_file():
+        _require_same(path, settings)
     if jax.process_index() == 0:
-        artifacts.save_json(
-            pathlib.Path(model_dir, "run.json"), {**settings, "provenance": artifacts.provenance()}
-        )
+        artifacts.save_json(path, {**settings, "provenance": artifacts.provenance()})
+
+
+def _require_same(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """InputError where a run is to go on with what its checkpoints do not fit."""
+    found = artifacts.load_json(path, "bash launch/t5x.sh train")
+    for name, value in json.loads(json.dumps(settings)).items():
+        if name not in _MAY_CHANGE and found.get(name, value) != value:
+            raise InputError(
+                f"{path}: the run was begun with {name} = {found[name]}, now it is {value}; give "
+                "another MODEL_DIR"
+            )
 
 
 def write_ranked_items(path, inferences, task_ds, mode, vocabulary) -> None:

@@ -43,7 +43,7 @@ python -m tiger_jax.train --gin_file=gin/experiment/beauty_cpu.gin --run=long --
 # Where the updates of two optimizers tell them, and their schedules, apart.
 _PROBED_STEPS = (0, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 # Settings that older runs do not tell: what they had is taken to be what it is now.
-_UNTOLD = ("interactions", "optimizer", "eval_users", "num_beams")
+_UNTOLD = ("interactions", "optimizer", "eval_users", "num_beams", "imagined_users")
 # What runs did that are older than these settings.
 _OLDER = {
     "group_multiple": 1,
@@ -114,6 +114,7 @@ def train(
       teacher_weight: share of the loss that goes to what counts and content expect in the place of
         the next item (tiger_jax.teach), rather than to the item that came; 0 for no teacher.
       imagined_users: how many the teacher was to imagine; soft targets with others are refused.
+        Without a teacher there are none.
       eval_period: steps between validations; each leaves a checkpoint.
       eval_users: size of the fixed sample of users validated on; 0 for all.
       num_beams: width of the validation's beam.
@@ -157,6 +158,10 @@ def train(
             "holds now; make them again with python -m tiger_jax.make_ids"
         )
     _require_whole_calls(steps_per_call, num_steps=num_steps, eval_period=eval_period)
+    if imagined_users and not teacher_weight:
+        print(
+            f"TEACHER_WEIGHT is 0: this training is without the {imagined_users:,} imagined users"
+        )
     if not 0 <= order_noise < np.inf:
         raise artifacts.InputError(f"order_noise is {order_noise}; give 0 or more items")
     artifacts.require_shares(teacher_weight=teacher_weight)
@@ -199,6 +204,7 @@ def train(
         "order_noise": order_noise,
         "teacher_weight": teacher_weight,
         "soft_targets": soft_targets.checksum() if soft_targets else "",
+        "imagined_users": len(imagined),
         "packed": isinstance(composition, examples.Packing),
         "num_user_tokens": num_user_tokens,
         "max_history": max_history,
@@ -217,6 +223,7 @@ def train(
     if saved_steps:
         state = state.restored(run_folder / "checkpoints", saved_steps[-1])
         metadata = checkpoints.load_metadata(run_folder / "checkpoints", saved_steps[-1])
+        _require_whole_calls(steps_per_call, **{"the last checkpoint's step": saved_steps[-1]})
     best, seconds = metadata["best"], metadata["seconds"]
     if saved_steps and writes:
         # What a run killed at its last step did not come to.

@@ -155,16 +155,13 @@ class Setting:
         """
         own = self.macro("IDS")
         name = "_".join(part for part in (card or own, variant) if part)
+        # What the budget's card sets for its own IDs is not for others.
+        gin_file = f"gin/ids/{card}.gin" if card and card != own else self.card
+        flags = ("--seed=0", *self.budget.ids_flags.get(card, ()), *flags)
+        if self.budget.is_toy:
+            flags = (*flags, "--min_codebook_usage=0")
+        self._make_ids(name, gin_file, flags)
         path = self.folder / "ids" / name / "semantic_ids.npz"
-        if not path.is_file():
-            # What the budget's card sets for its own IDs is not for others.
-            gin_file = f"gin/ids/{card}.gin" if card and card != own else self.card
-            flags = (*self.budget.ids_flags.get(card, ()), *flags)
-            if self.budget.is_toy:
-                flags = ("--min_codebook_usage=0", *flags)
-            self._run(
-                make_ids, gin_file, f"--folder={self.folder}", f"--ids={name}", "--seed=0", *flags
-            )
         table = SemanticIdTable.load(path)
         self._require_current(path, table.header)
         checksum = table.checksum()
@@ -174,6 +171,22 @@ class Setting:
                 "remove the result to measure all of it anew"
             )
         return name
+
+    def _make_ids(self, name: str, gin_file: str, flags: Sequence[str]) -> None:
+        """IDs of that name in the folder, made unless they were by this card and these flags."""
+        folder = self.folder / "ids" / name
+
+        def recipe() -> dict[str, Any]:
+            table = SemanticIdTable.load(folder / "semantic_ids.npz")
+            card = _settings_checksum(gin_file)
+            return {"card": card, "flags": [*flags], "table": table.checksum()}
+
+        # The table does not say who made it, nor how.
+        made = folder / "made.json"
+        is_there = made.is_file() and (folder / "semantic_ids.npz").is_file()
+        if not is_there or artifacts.load_json(made, "launch.reproduce") != recipe():
+            self._run(make_ids, gin_file, f"--folder={self.folder}", f"--ids={name}", *flags)
+            artifacts.save_json(made, recipe())
 
     def _require_current(self, path: pathlib.Path, header: Mapping[str, Any]) -> None:
         """InputError where IDs were made before the folder was prepared anew."""
@@ -215,12 +228,12 @@ class Setting:
         if self.macro("TEACHER_WEIGHT") and NO_TEACHER not in flags:
             made_from["soft_targets"] = self._taught()
         self.train_once(train, self.card, run, flags, **made_from)
-        kept = ("batch_size", "order_noise", "teacher_weight")
+        kept = ("batch_size", "order_noise", "teacher_weight", "imagined_users")
         facts = saved_run.training_facts(self.folder / "runs" / run, (*kept, "network"))
         self.trained[run] = {
             "steps": facts["steps"],
             "dropout": facts["network"]["dropout_rate"],
-            **{name: facts[name] for name in kept},
+            **{name: facts[name] for name in kept if name in facts},
         }
         return run
 
