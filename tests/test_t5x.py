@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -337,6 +338,29 @@ def test_a_checkpoint_that_is_not_there_is_one_line(folder, tmp_path):
     done = run(command("t5x.eval", "eval", folder, **paths))
     assert done.returncode == 2
     assert "checkpoint_7: no such checkpoint" in done.stderr.splitlines()[-1]
+
+
+def test_a_run_goes_on_with_its_own_ids_and_interactions_alone(folder, tmp_path, monkeypatch):
+    """Checkpoints fit other IDs of the same sizes as well; nothing would seem wrong."""
+    t5x_adapter = importlib.import_module("tiger_jax.t5x_adapter")
+    monkeypatch.setattr(t5x_adapter.gin_utils, "summarize_gin_config", lambda *_: None)
+    table = SemanticIdTable.load(folder / "ids" / "codes" / "semantic_ids.npz")
+    begun = types.SimpleNamespace(
+        table=table, tokens=Vocabulary(table.codebook_sizes, 50), interactions="ours"
+    )
+    network = NetworkConfig(**SIZES)
+    t5x_adapter.save_run(str(tmp_path), None, 0, begun, network, "codes", 3, 16, 0)
+    # More examples in a step, and another seed, may be wanted of the rest.
+    t5x_adapter.save_run(str(tmp_path), None, 9, begun, network, "codes", 3, 32, 1)
+    kept = (tmp_path / "run.json").read_text()
+    backwards = table.semantic_ids_NI[:0:-1, :3]
+    codes = SemanticIdTable.from_codes(backwards, (8, 8, 8), table.header, collision_size=16)
+    changes = {"table": {"table": codes}, "interactions": {"interactions": "others"}}
+    for name, change in changes.items():
+        other = types.SimpleNamespace(**{**vars(begun), **change})
+        with pytest.raises(InputError, match=f"begun with {name} = .*; give another MODEL_DIR"):
+            t5x_adapter.save_run(str(tmp_path), None, 9, other, network, "codes", 3, 16, 0)
+    assert (tmp_path / "run.json").read_text() == kept
 
 
 def test_a_run_of_t5x_without_checkpoints_says_so(trained, folder):
