@@ -1,12 +1,14 @@
 """The web service and its batches, against the recommender that it serves."""
 
 import concurrent.futures
+import socket
 import threading
 
 import numpy as np
 import pytest
 
 from tests.test_recommend import NUM_ITEMS, SIZES, folder, recommender  # noqa: F401
+from tiger_jax import serve
 from tiger_jax.artifacts import InputError
 from tiger_jax.request_queue import Batcher, OverloadError, Question
 from tiger_jax.requests import Answer
@@ -203,3 +205,10 @@ def test_reload_refuses_a_table_that_has_not_grown(client, folder):  # noqa: F81
     table.save(path)
     assert client.post("/reload").json() == {"num_items": NUM_ITEMS}
     assert post(client, history=["B1"]).status_code == 200
+
+
+def test_an_address_that_is_taken_is_refused_before_anything_is_loaded(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"^host=127.0.0.1, port={port}: .*in use; give"):
+            serve.serve(str(tmp_path), "no such run", port=port)

@@ -95,10 +95,9 @@ def serve(
         raise InputError(f"{error}: pip install -e '.[serve]' in the checkout") from error
     if fusion and filters:
         raise InputError(f"fusion={fusion}, filters={filters}: a fusion has no filters; drop one")
-    service = Service(
-        folder, run, filters, step, fusion, num_beams=num_beams, batch_size=batch_size
-    )
+    options = {"num_beams": num_beams, "batch_size": batch_size}
     with _bound(host, port) as address:
+        service = Service(folder, run, filters, step, fusion, **options)
         service.warm_up()
         app = make_app(service, num_beams, batch_size, max_wait_ms / 1e3, max_bytes, max_items)
         port = address.getsockname()[1]
