@@ -166,7 +166,7 @@ def test_a_mesh_that_does_not_fit_is_refused(data, model, heads, message):
 
 @pytest.mark.parametrize("processes", ["2", "localhost,2,0", "localhost:1,two,0", "a:1,2", "auto"])
 def test_processes_that_cannot_be_understood_are_refused(processes):
-    with pytest.raises(InputError, match="give (auto, or )?HOST:PORT,COUNT,INDEX"):
+    with pytest.raises(InputError, match=r"give (auto, or )?HOST:PORT,COUNT,INDEX"):
         mesh.join(processes)
 
 

@@ -68,8 +68,9 @@ def serve(
     "num_results": 10, "exclude_history": true, "filter": name or null, "temperature": number, one
     for each part of an ID, or null, "seed": 0}; all but the history may be left out. It gives
     {"items": [{"item_id", "score"}], "unknown": [ids that are no items], "num_items": of the
-    catalogue that was searched}; a score is log p in nats, of a fusion only an order. POST /reload takes up the new version of the Semantic-ID table
-    that make_ids --add has written; no request is lost. GET /health; GET /metrics (Prometheus).
+    catalogue that was searched}; a score is log p in nats, of a fusion only an order. POST /reload
+    takes up the new version of the Semantic-ID table that make_ids --add has written; no request is
+    lost. GET /health; GET /metrics (Prometheus).
 
     Args:
       folder: the prepared folder.
