@@ -202,6 +202,18 @@ def test_ids_made_anew_must_be_those_of_the_rows_recorded(toy):
         setting.ids()
 
 
+def test_ids_by_another_command_are_made_again(toy):
+    """As if by hand, of the same name: nothing about them says so but their codes."""
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    path = setting.folder / "ids" / setting.ids("lsh") / "semantic_ids.npz"
+    ours = SemanticIdTable.load(path)
+    flags = [f"--folder={setting.folder}", "--ids=lsh", "--seed=1", "--min_codebook_usage=0"]
+    make_ids.main(["make_ids", "--gin_file=gin/ids/lsh.gin", *flags, "--gin.HYPERPLANES=3"])
+    assert SemanticIdTable.load(path).checksum() != ours.checksum()
+    setting.ids("lsh")
+    assert SemanticIdTable.load(path).checksum() == ours.checksum()
+
+
 def test_a_recorded_row_serves_the_seeds_it_has_and_others_are_made(toy):
     """Means and standard errors over the seeds by hand: hits of a tenth of the seed."""
     made = []
@@ -244,7 +256,7 @@ def test_rows_of_recbole_outlive_their_lists_and_are_missed_until_there(toy, mon
     assert not part["complete"]
     assert part["values"]["missing"] == ["HGN, trained by RecBole"]
     page = path.with_name("results.md").read_text()
-    assert "given the ranked lists (docs/baselines.md) of HGN, trained by RecBole" in page
+    assert "also want their ranked lists (docs/baselines.md): HGN, trained by RecBole" in page
     monkeypatch.setattr(recbole, "rows", lambda setting: {"HGN": hgn})
     full = run("table1")
     assert full["complete"]

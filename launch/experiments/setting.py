@@ -1,5 +1,6 @@
 """What an experiment is given to work with: one dataset at one budget; what is missing is made."""
 
+import contextlib
 import functools
 import inspect
 import pathlib
@@ -15,7 +16,7 @@ from launch.experiments.scores import joined, seed_row
 from tiger_jax import artifacts, eval, make_ids, prepare, saved_run, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
-from tiger_jax.data.soft_targets import SOFT_TARGETS, SoftTargets
+from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.metrics import RankedItems
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -181,12 +182,10 @@ class Setting:
             card = _settings_checksum(gin_file)
             return {"card": card, "flags": [*flags], "table": table.checksum()}
 
-        # The table does not say who made it, nor how.
-        made = folder / "made.json"
-        is_there = made.is_file() and (folder / "semantic_ids.npz").is_file()
-        if not is_there or artifacts.load_json(made, "launch.reproduce") != recipe():
+        def make() -> None:
             self._run(make_ids, gin_file, f"--folder={self.folder}", f"--ids={name}", *flags)
-            artifacts.save_json(made, recipe())
+
+        _made_by(recipe, make, folder / "made.json")
 
     def _require_current(self, path: pathlib.Path, header: Mapping[str, Any]) -> None:
         """InputError where IDs were made before the folder was prepared anew."""
@@ -245,16 +244,10 @@ class Setting:
             found = SoftTargets.load(self.folder, self.sequences, source["checksum"])
             return {"card": _settings_checksum(self.card), "soft_targets": found.checksum()}
 
-        # The file does not say who made it, nor how.
-        made = self.folder / "soft_targets.made.json"
-        if made.is_file() and (self.folder / SOFT_TARGETS).is_file():
-            now = recipe()
-            if artifacts.load_json(made, "launch.reproduce") == now:
-                return now["soft_targets"]
-        self.verb(teach, f"--folder={self.folder}")
-        now = recipe()
-        artifacts.save_json(made, now)
-        return now["soft_targets"]
+        def make() -> None:
+            self.verb(teach, f"--folder={self.folder}")
+
+        return _made_by(recipe, make, self.folder / "soft_targets.made.json")["soft_targets"]
 
     def train_once(
         self, module: ModuleType, gin_file: str, run: str, flags: Sequence[str], **made_from: str
@@ -361,6 +354,25 @@ class Setting:
             flags = (*self.budget.brief, *flags)
         run = self.train(ids, variant, flags, seed)
         return seed_row({**self.evaluate(run), "run": run}, seed, _FACTS)
+
+
+def _made_by(
+    recipe: Callable[[], dict[str, Any]], make: Callable[[], None], record: pathlib.Path
+) -> dict[str, Any]:
+    """The recipe of an artifact that does not say how it was made; made if not by that recipe.
+
+    Args:
+      recipe: of what is there, its checksum included; InputError where that is nothing sound.
+      make: makes it.
+      record: the file that keeps the recipe beside it.
+    """
+    if record.is_file():
+        with contextlib.suppress(artifacts.InputError):
+            if artifacts.load_json(record, "launch.reproduce") == (now := recipe()):
+                return now
+    make()
+    artifacts.save_json(record, recipe())
+    return recipe()
 
 
 def _parse(card: str) -> None:
