@@ -153,8 +153,12 @@ class Attention(nn.Module):
         return heads.transpose(0, 2, 1, 3)
 
     def _rounded(self, x: jax.Array) -> jax.Array:
-        """Float32 as a factor of a `product` is: what `attend` multiplies, this does too."""
-        return x.astype(self.dtype).astype(jnp.float32)
+        """Float32 as precise as the factors of a `product`, which is what `attend` multiplies.
+
+        Compilers may leave out a conversion there and back.
+        """
+        precision = jnp.finfo(self.dtype)
+        return jax.lax.reduce_precision(x, precision.nexp, precision.nmant)
 
     def _heads_last(self, x: jax.Array) -> jax.Array:
         return x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
