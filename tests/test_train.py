@@ -75,11 +75,11 @@ def loaded(folder):
     return sequences, table, Vocabulary(table.codebook_sizes, 10)
 
 
-@pytest.mark.parametrize("order_noise", [0.0, 1.0])
-def test_the_order_is_another_at_each_step(folder, order_noise):
-    """Two steps that learn nothing, on the same rows: equal losses only where nothing moves."""
+@pytest.mark.parametrize(("order_noise", "dropout"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5)])
+def test_order_and_dropout_are_others_at_each_step(folder, order_noise, dropout):
+    """Two steps that learn nothing, on the same rows: equal losses only where nothing is drawn."""
     sequences, table, vocabulary = loaded(folder)
-    model = TigerModel(dataclasses.replace(NETWORK, dropout_rate=0.0), vocabulary)
+    model = TigerModel(dataclasses.replace(NETWORK, dropout_rate=dropout), vocabulary)
     made = examples.prefix_examples(sequences, 6)
     step_fn = train.make_step_fn(
         model, optax.sgd(0.0), examples.LengthGroups((6,), (16,)), seed=0, order_noise=order_noise
@@ -87,7 +87,7 @@ def test_the_order_is_another_at_each_step(folder, order_noise):
     state = train_state.TrainState.create(model.init(jax.random.key(0)), optax.sgd(0.0))
     data = batching.device_data(made, sequences, table, vocabulary)
     _, (first, second) = step_fn(state, data, np.stack([np.arange(16, dtype=np.int32)] * 2))
-    assert np.array_equal(first, second) == (order_noise == 0.0)
+    assert np.array_equal(first, second) == (order_noise == dropout == 0.0)
 
 
 def test_a_step_over_length_groups_is_the_step_over_the_padded_batch(folder):

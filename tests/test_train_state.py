@@ -46,6 +46,39 @@ def test_first_step_of_adafactor_scales_with_the_parameter():
         assert state.step == 1
 
 
+def numpy_adafactor(param, gradients, rates):
+    """Shazeer and Stern, algorithms 4 and 5, with the parameter's scale; one step a gradient."""
+    rms = lambda x: np.sqrt(np.mean(np.square(x)))  # noqa: E731
+    means = [0.0] * 3
+    for step, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        decay = 1 - step**-0.8
+        square = gradient.astype(np.float64) ** 2 + 1e-30
+        now = (square, square.mean(axis=-1), square.mean(axis=0))
+        means = [decay * mean + (1 - decay) * new for mean, new in zip(means, now, strict=True)]
+        second = means[0]
+        if param.ndim == 2:
+            second = np.outer(means[1], means[2]) / means[1].mean()
+        update = gradient / np.sqrt(second)
+        update /= max(1.0, rms(update))
+        param = param - rate * max(rms(param), 1e-3) * update
+    return param
+
+
+@pytest.mark.parametrize("shape", [(130, 140), (150,)])
+def test_adafactor_is_the_published_one(shape):
+    """Three steps, of which the second has ten times the gradient, so that it is clipped."""
+    random = np.random.default_rng(0)
+    param = random.normal(0, 0.3, shape).astype(np.float32)
+    gradients = [size * random.normal(size=shape).astype(np.float32) for size in (1, 10, 1)]
+    schedule = train_state.rsqrt_schedule(0.01, 2)
+    optimizer = train_state.adafactor(schedule)
+    state = train_state.TrainState.create(jnp.asarray(param), optimizer)
+    for gradient in gradients:
+        state = state.apply_gradients(jnp.asarray(gradient), optimizer)
+    expected = numpy_adafactor(param, gradients, [float(schedule(step)) for step in range(3)])
+    np.testing.assert_allclose(state.params, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_update_sizes_are_those_of_the_steps():
     """Plain descent moves by the rate; schedules that differ late differ there alone."""
     steps = (0, 20, 60, 99, 100)
