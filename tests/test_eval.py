@@ -175,14 +175,15 @@ def test_no_test_target_reaches_a_recommender_or_a_baseline(folder, recommender,
         np.testing.assert_array_equal(before.scores, after.scores)
 
 
-def test_baselines_are_scored_from_training_sequences_alone(folder, recommender):
-    result = eval.evaluate(str(folder), "stub")
+@pytest.mark.parametrize("exclude_history", [True, False])
+def test_baselines_are_scored_from_training_sequences_alone(folder, recommender, exclude_history):
+    result = eval.evaluate(str(folder), "stub", exclude_history=exclude_history)
     sequences = make_sequences()
     histories, targets = sequences.split("test")
     counts = np.bincount(np.concatenate(sequences.training_sequences()), minlength=NUM_ITEMS + 1)
     popular = sorted(range(1, NUM_ITEMS + 1), key=lambda item: (-counts[item], item))
     hits = [
-        target in [item for item in popular if item not in history][:10]
+        target in [item for item in popular if not exclude_history or item not in history][:10]
         for history, target in zip(histories, targets, strict=True)
     ]
     assert result["baselines"]["popularity"]["recall@10"]["value"] == pytest.approx(np.mean(hits))

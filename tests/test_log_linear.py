@@ -64,6 +64,24 @@ def test_opinions_are_counts_and_content_of_the_training_sequences():
     )
 
 
+def test_candidates_are_the_best_of_the_exponents_before_without_the_history(monkeypatch):
+    """One opinion, the item number: the first fit turns it round, the second sees the other end."""
+    num_items, calls, fit = 12, [], log_linear.fit
+
+    def opinions(histories):
+        return {"number": np.tile(np.arange(num_items + 1.0), (len(histories), 1))}
+
+    def spy(opinions_BMK, is_target_BM, is_used_BM):
+        calls.append(np.where(is_used_BM, opinions_BMK[..., 0], 0).astype(int).tolist())
+        return fit(opinions_BMK, is_target_BM, is_used_BM)
+
+    monkeypatch.setattr(log_linear, "fit", spy)
+    histories = [[12, 3], [11, 1, 2]]
+    found = log_linear.choose_exponents(opinions, histories, np.array([8, 9]), ("number",), 4)
+    assert calls == [[[11, 10, 9, 8], [12, 10, 9, 8]], [[1, 2, 4, 5], [3, 4, 5, 6]]]
+    assert found == {"number": 0.0}  # no target is among them: nothing is known
+
+
 def test_the_chosen_exponents_find_what_decides():
     """Targets are drawn by transitions and popularity; content is noise."""
     random = np.random.default_rng(2)

@@ -46,6 +46,31 @@ def small_rqvae(embeddings_NE, seed, journal=None, **overrides):
     return schemes.rqvae(embeddings_NE, seed, journal=journal, **{**settings, **overrides})
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_dead_codes_are_started_again_between_rounds(restart):
+    """A codeword for each of the start items leaves them no residual: one second code for all."""
+    embeddings_NE = np.random.default_rng(0).normal(size=(64, 12)).astype(np.float32)
+    rounds = {"start_items": 16, "num_epochs": 2, "epochs_per_round": 1, "restart": restart}
+    sizes = {"codebook_sizes": (16, 16), "optimizer": optax.sgd(0.0)}
+    codes = small_rqvae(embeddings_NE, 0, **sizes, **rounds).codes_NL
+    assert (len(np.unique(codes[:, 1])) > 8) == restart
+
+
+def test_gradients_are_clipped_to_their_norm():
+    """Three steps of descent by one thousandth of a unit each, all parameters together."""
+    embeddings_NE = np.random.default_rng(0).normal(size=(32, 12)).astype(np.float32)
+    rounds = {"num_epochs": 3, "epochs_per_round": 3, "restart": False}
+
+    def parameters(rate):
+        made = small_rqvae(
+            embeddings_NE, 0, optimizer=optax.sgd(rate), max_gradient_norm=1e-3, **rounds
+        )
+        return np.concatenate([np.ravel(array) for array in made.quantizer.arrays.values()])
+
+    moved = np.linalg.norm(parameters(1.0) - parameters(0.0))
+    assert 1e-3 < moved <= 3e-3 * (1 + 1e-3)
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared")
