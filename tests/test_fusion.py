@@ -144,6 +144,22 @@ def test_what_is_chosen_on_validation_is_what_eval_measures(shop, capsys):
         assert again[name] == saved[name], name
 
 
+def test_the_weight_of_the_prior_is_the_best_of_those_tried(shop, monkeypatch):
+    """Against a choice with each alone; few candidates, so that it matters which."""
+    few = {**SIZES, "num_beams": 3, "prior_items": 2}
+    alone = {}
+    for weight in (0.95, 0.2, 0.6):
+        monkeypatch.setattr(fuse, "_PRIOR_WEIGHTS", (weight,))
+        alone[weight] = fuse.choose(str(shop), "tiger", **few)
+    monkeypatch.setattr(fuse, "_PRIOR_WEIGHTS", tuple(alone))
+    found = fuse.choose(str(shop), "tiger", **few)
+    ndcg = {weight: each["scores"]["fusion"]["ndcg@10"]["value"] for weight, each in alone.items()}
+    assert found["ndcg@10_by_prior_weight"] == pytest.approx(ndcg)
+    best = max(ndcg, key=ndcg.get)
+    for name in ("prior_weight", "exponents", "scores", "candidate_recall"):
+        assert found[name] == alone[best][name], name
+
+
 def test_sasrec_is_one_more_opinion(shop, monkeypatch):
     class Stub:
         @staticmethod

@@ -10,6 +10,7 @@ from tiger_jax import artifacts, command_line, fusion, log_linear, metrics, save
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.fusion import FusedRecommender, Fusion
 from tiger_jax.log_linear import LogLinear
+from tiger_jax.metrics import RankedItems
 from tiger_jax.recommender import Recommender
 
 _EXAMPLES = """
@@ -19,8 +20,8 @@ python -m tiger_jax.fuse --folder=work/beauty --run=tiger --sasrec=sasrec --name
 """
 
 _NUM_RESULTS = max(metrics.CUTOFFS)
-# Of the prior in the mixture: either side's best items come among the first of the beam.
-_PRIOR_WEIGHT = 0.5
+# Of the prior in the mixture that the beam follows: how many of the candidates are its own.
+_PRIOR_WEIGHTS = (0.5, 0.8, 0.95)
 
 
 def choose(
@@ -37,7 +38,8 @@ def choose(
     """The fusion that makes the validation items likeliest, histories left out.
 
     First the opinions of counts and content get exponents without the model: the prior. Then, with
-    the model's, all of them get others, among the candidates of a beam that followed both. Writes
+    the model's, all of them get others, among the candidates of a beam that followed both; of a few
+    weights of the prior in what it follows, that with the best NDCG@10 is taken. Writes
     FOLDER/runs/RUN/fusions/NAME.json, with the scores on the same users of what each does alone.
 
     Args:
@@ -61,23 +63,34 @@ def choose(
     opinions = fusion.load_opinions(folder, sequences, sasrec)
     names = tuple(opinions(histories[:1]))
     prior = log_linear.choose_exponents(opinions, histories, targets, names)
-    fused = FusedRecommender(recommender, opinions, Fusion(prior, _PRIOR_WEIGHT, prior_items, {}))
-    found = fused.candidates(users, histories, num_beams)
-    is_target_BM = found.mixed.item_numbers == targets[:, None]
-    fitted_K = log_linear.fit(found.opinions_BMK, is_target_BM, found.mixed.used)
-    exponents = dict(zip(found.names, fitted_K.tolist(), strict=True))
-    ranked = {
-        "prior": LogLinear(opinions, prior, sequences.num_items).recommend(
-            users, histories, _NUM_RESULTS
-        ),
-        "mixture": found.mixed,
-        "fusion": found.ranked_by(exponents),
+
+    def along(prior_weight: float) -> tuple[Fusion, RankedItems, RankedItems]:
+        """The fusion with that weight; its candidates in the mixture's order, and in its own."""
+        first = Fusion(prior, prior_weight, prior_items, {})
+        found = FusedRecommender(recommender, opinions, first).candidates(
+            users, histories, num_beams
+        )
+        is_target_BM = found.mixed.item_numbers == targets[:, None]
+        fitted_K = log_linear.fit(found.opinions_BMK, is_target_BM, found.mixed.used)
+        exponents = dict(zip(found.names, fitted_K.tolist(), strict=True))
+        fused = dataclasses.replace(first, exponents=exponents)
+        return fused, found.mixed, found.ranked_by(exponents)
+
+    tried = {weight: along(weight) for weight in _PRIOR_WEIGHTS}
+    ndcg = {w: metrics.values(ranked, targets)["ndcg@10"] for w, (*_, ranked) in tried.items()}
+    chosen, mixed, ranked = tried[max(ndcg, key=ndcg.get)]
+    alone = LogLinear(opinions, prior, sequences.num_items)
+    lists = {
+        "prior": alone.recommend(users, histories, _NUM_RESULTS),
+        "mixture": mixed,
+        "fusion": ranked,
     }
     result = {
-        **dataclasses.asdict(Fusion(prior, _PRIOR_WEIGHT, prior_items, exponents)),
-        "scores": {name: metrics.score(lists, targets, seed) for name, lists in ranked.items()},
+        **dataclasses.asdict(chosen),
+        "scores": {name: metrics.score(some, targets, seed) for name, some in lists.items()},
+        "ndcg@10_by_prior_weight": ndcg,
         "sasrec": sasrec,
-        "candidate_recall": float(is_target_BM.any(axis=1).mean()),
+        "candidate_recall": float((mixed.item_numbers == targets[:, None]).any(axis=1).mean()),
         "num_users": len(users),
         "num_beams": num_beams,
         **fusion.provenance(folder, recommender, sequences, sasrec),
@@ -100,7 +113,8 @@ def table_of(result: dict) -> str:
     exponents = ", ".join(f"{name} {value:.2f}" for name, value in result["exponents"].items())
     return (
         f"{command_line.aligned(rows)}\n"
-        f"validation, {result['num_users']:,} users; {result['candidate_recall']:.4f} of the"
+        f"validation, {result['num_users']:,} users; prior_weight {result['prior_weight']}; "
+        f"{result['candidate_recall']:.4f} of the"
         f" targets among {result['num_beams']} candidates; exponents: {exponents}"
     )
 
