@@ -306,12 +306,15 @@ def _kind(
 def _most_rows(counts_P: np.ndarray, degree: int, spare: int) -> int:
     """How many nodes may have more than `degree` edges when `spare` edges have come."""
     rows = int((counts_P > degree).sum())
+    if not spare:
+        return rows
     # Those first that lack the fewest; new nodes lack them all.
-    for lacking in range(1, degree + 2):
-        candidates = int((counts_P == degree + 1 - lacking).sum()) if lacking <= degree else spare
-        grown = min(candidates, spare // lacking)
+    nodes_by_count = np.bincount(counts_P[counts_P <= degree], minlength=degree + 1)
+    for count in range(degree, 0, -1):
+        lacking = degree + 1 - count
+        grown = min(int(nodes_by_count[count]), spare // lacking)
         rows, spare = rows + grown, spare - grown * lacking
-    return rows
+    return rows + spare // (degree + 1)
 
 
 def _raise_fault(codes_NI: np.ndarray, codebook_sizes: tuple[int, ...]) -> typing.NoReturn:
