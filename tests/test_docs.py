@@ -62,6 +62,18 @@ def test_every_module_is_on_the_map():
     assert on_the_map == modules
 
 
+def test_table_of_the_training_is_that_of_the_recorded_benchmark():
+    page = (ROOT / "docs" / "training.md").read_text()
+    result = json.loads((ROOT / "results" / "training_cpu.json").read_text())
+    rates, seconds = result["examples_per_s_of_all"], result["seconds_by_round"]
+    assert f"| `tiger_jax` | {rates['tiger_jax']:.0f} | |" in page
+    for name, label in (("t5x", "T5X"), ("hf", "Hugging Face T5")):
+        pairs = zip(seconds[name][1:], seconds["tiger_jax"][1:], strict=True)
+        ratios = [theirs / ours for theirs, ours in pairs]
+        row = f"{result[f'ratio_vs_{name}']:.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+        assert f"| {label} | {rates[name]:.0f} | {row} |" in page
+
+
 def test_tables_of_the_search_are_those_of_the_recorded_benchmark():
     page = (ROOT / "docs" / "decoding.md").read_text()
     result = json.loads((ROOT / "results" / "decoding_cpu.json").read_text())
