@@ -115,6 +115,16 @@ def test_a_result_says_what_it_was_made_from(toy):
     assert result["data"] == artifacts.checksum(sequences.checksum(), source["checksum"])
 
 
+def test_figure_6_searches_freely_and_table_3_draws(toy):
+    """Restricted to the catalogue nothing is invalid, and without heat every row is the beam's."""
+    assert run("figure6")["values"]["invalid"][9] > 0
+    rows = run("table3")["values"]["rows"]
+    beam = rows.pop("beam search")
+    assert len(rows) == 7
+    assert all(row != beam for row in rows.values())
+    assert rows["T = 2.0"] != rows["T = 1.0"]
+
+
 def test_tiger_has_the_cards_teacher_and_what_stands_for_p5_has_none(toy):
     run("table1")
     runs = pathlib.Path("work/reproduce_toy/beauty/runs")
