@@ -14,7 +14,7 @@ def test_nothing_of_a_picture_of_curves_is_cut_off_at_its_edges(tmp_path, num_cu
     curves = {name: ([1, 2, 3], [place, 2, 3]) for place, name in enumerate(names)}
     panels = {f"panel {number}": curves for number in range(num_panels)}
     ranges = {2.0: (1.0, 3.0)}
-    plots.lines(tmp_path / "lines.png", panels, "first K results", "% of them", None, ranges)
+    plots.lines(tmp_path / "lines.png", panels, "first K results", "% of them", ranges)
     picture = matplotlib.image.imread(tmp_path / "lines.png")
     for edge in (picture[0], picture[-1], picture[:, 0], picture[:, -1]):
         assert edge.min() == 1.0

@@ -53,7 +53,7 @@ def join(processes: str) -> None:
     if processes == "auto":
         try:
             jax.distributed.initialize()
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             raise InputError(
                 "processes=auto: nothing here says which processes there are, as TPU VMs and Slurm "
                 "do; give HOST:PORT,COUNT,INDEX"

@@ -170,7 +170,11 @@ def train(
             f"teacher_weight={teacher_weight}, order_noise={order_noise}: the teacher knows the "
             "items in their own order alone; give 0 for one of both"
         )
-    soft_targets = _soft_targets(folder, sequences, imagined_users) if teacher_weight else None
+    soft_targets = None
+    if teacher_weight:
+        _, source = content.load_embeddings(folder)
+        soft_targets = SoftTargets.load(folder, sequences, source["checksum"])
+        soft_targets.require_imagined_users(imagined_users)
     imagined = soft_targets.imagined if soft_targets else ()
     training = examples.of(sequences, train_on, max_history, network.causal_encoder, imagined)
     vocab = Vocabulary(table.codebook_sizes, num_user_tokens)
@@ -369,18 +373,6 @@ def make_step_fn(
         )
 
     return step_fn
-
-
-def _soft_targets(folder: str, sequences: Sequences, imagined_users: int) -> SoftTargets:
-    _, source = content.load_embeddings(folder)
-    found = SoftTargets.load(folder, sequences, source["checksum"])
-    if len(found.imagined) != imagined_users:
-        raise artifacts.InputError(
-            f"{folder}: its soft targets have {len(found.imagined):,} imagined users, this training"
-            f" is to have {imagined_users:,}; run python -m tiger_jax.teach with the same"
-            " --imagined_users or the same --gin_file"
-        )
-    return found
 
 
 def _require_whole_calls(steps_per_call: int, **periods: int) -> None:

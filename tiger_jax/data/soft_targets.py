@@ -62,6 +62,14 @@ class SoftTargets:
             imagined_lengths=np.array([len(items) for items in self.imagined], np.int32),
         )
 
+    def require_imagined_users(self, number: int) -> None:
+        """InputError unless there are so many."""
+        if len(self.imagined) != number:
+            raise artifacts.InputError(
+                f"the soft targets have {len(self.imagined):,} imagined users, this training is to "
+                f"have {number:,}; run {_TEACH} with the same --imagined_users or --gin_file"
+            )
+
     @classmethod
     def load(
         cls, folder: str | os.PathLike, sequences: Sequences, content_checksum: str
