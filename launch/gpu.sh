@@ -4,11 +4,12 @@
 #
 #   bash launch/gpu.sh [--limit=540] [--seeds="0 1 2"] [--out=results/gpu] CARD.gin ... [-- FLAG ...]
 #
-# The limit is in seconds. Each card runs once a seed, with the IDs of the first seed, as run
-# NAME-SEED (NAME is the card's file name); OUT gets NAME-SEED.json, what `eval` prints with --json.
-# `teach` alone has no limit: it cannot go on where it was. FLAGs go to every verb (--gin.TRAIN_STEPS=1000). Installs nothing: wants a Python with jax, flax,
-# optax, orbax and gin-config (TIGER_PYTHON, else python3), and prepared folders (tiger_jax.prepare),
-# which may come from another machine. OUT holds results of one set of FLAGs alone.
+# The limit is in seconds; `teach` alone has none, as it cannot go on where it was. Each card runs
+# once a seed, with the IDs of the first seed, as run NAME-SEED (NAME is the card's file name); OUT
+# gets NAME-SEED.json, what `eval` prints with --json. FLAGs go to every verb
+# (--gin.TRAIN_STEPS=1000). Installs nothing: wants a Python with jax, flax, optax, orbax and
+# gin-config (TIGER_PYTHON, else python3), and prepared folders (tiger_jax.prepare), which may come
+# from another machine. OUT holds results of one set of FLAGs alone.
 #
 # Exit code: 0 all done; 75 time is up, give the same command again; 2 a fault in the input.
 set -euo pipefail

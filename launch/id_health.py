@@ -7,8 +7,8 @@ Rows that the file holds already are not made again: the command can be stopped,
 given for one scheme after another.
 """
 
-import argparse
 import datetime
+import itertools
 import json
 import os
 import pathlib
@@ -17,12 +17,18 @@ import sys
 
 from launch import results_page
 from launch.experiments.health import CARDS
-from tiger_jax import artifacts
+from tiger_jax import artifacts, command_line
+from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "id_health.json"
+
+_EXAMPLES = """
+python -m launch.id_health --folders=work/beauty_minilm,work/toys_minilm
+python -m launch.id_health --folders=work/beauty_minilm --cards=lsh,random --seeds=1
+"""
 
 # What tells a run from the others.
 IDENTITY = ("dataset", "card", "seed", "epochs")
@@ -60,7 +66,10 @@ def measure(folder: str, card: str, seed: int, epochs: int | None = None) -> dic
         check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
+    if done.returncode == 2:
+        raise InputError(f"{folder}, {card}: {done.stderr.splitlines()[-1]}")
     if done.returncode:
+        # A signal, or a fault of the program.
         raise RuntimeError(f"{' '.join(arguments)}: exit code {done.returncode}: {done.stderr}")
     result = json.loads(done.stdout.splitlines()[-1])
     return {
@@ -76,55 +85,43 @@ def measure(folder: str, card: str, seed: int, epochs: int | None = None) -> dic
     }
 
 
-def _cards(text: str) -> list[str]:
-    cards = text.split(",")
-    for card in cards:
+def id_health(
+    folders: str, cards: str = ",".join(CARDS), epochs: int | None = None, seeds: int = 3
+) -> dict:
+    """Makes the IDs that are not recorded yet and records their health.
+
+    Args:
+      folders: prepared folders, separated by commas.
+      cards: names of files in gin/ids, separated by commas.
+      epochs: of the cards that train, if not their own.
+      seeds: how many of each: 0, 1, ...
+    """
+    artifacts.require_at_least(1, seeds=seeds)
+    for card in cards.split(","):
         if card not in CARDS:
-            raise argparse.ArgumentTypeError(f"no card {card!r}; choose of {', '.join(CARDS)}")
-    return cards
-
-
-def _folders(text: str) -> list[str]:
-    folders = text.split(",")
-    for folder in folders:
-        if not pathlib.Path(folder, SEQUENCES).is_file():
-            raise argparse.ArgumentTypeError(
-                f"{folder}: no {SEQUENCES}; make it with python -m tiger_jax.prepare"
-            )
-    return folders
+            raise InputError(f"cards: no card {card!r}; choose of {', '.join(CARDS)}")
+    datasets = {
+        folder: Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
+        for folder in folders.split(",")
+    }
+    command = f"python -m launch.id_health --folders={folders} --cards={cards} --seeds={seeds}"
+    command += f" --epochs={epochs}" if epochs else ""
+    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
+    for seed, card, folder in itertools.product(range(seeds), cards.split(","), datasets):
+        own_epochs = epochs if "vqvae" in card or "rqvae" in card else None
+        made = ([row[name] for name in IDENTITY] for row in rows)
+        if [datasets[folder], card, seed, own_epochs] in made:
+            continue
+        rows.append(measure(folder, card, seed, own_epochs))
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        artifacts.save_json(RESULTS, {"command": command, "date": today, "rows": rows})
+        results_page.write()
+    return {"rows": len(rows)}
 
 
 def main(argv=None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--folders", type=_folders, required=True, help="prepared folders, separated by commas"
-    )
-    parser.add_argument(
-        "--cards", type=_cards, default=CARDS, help=f"of {', '.join(CARDS)}, separated by commas"
-    )
-    parser.add_argument("--epochs", type=int, help="of the cards that train, if not their own")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of each")
-    options = parser.parse_args(argv)
-    command = f"python -m launch.id_health --folders={','.join(options.folders)}"
-    command += f" --cards={','.join(options.cards)} --seeds={options.seeds}"
-    command += f" --epochs={options.epochs}" if options.epochs else ""
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
-    for seed in range(options.seeds):
-        for card in options.cards:
-            for folder in options.folders:
-                dataset = Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
-                epochs = options.epochs if "vqvae" in card or "rqvae" in card else None
-                made = ([row[name] for name in IDENTITY] for row in rows)
-                if [dataset, card, seed, epochs] in made:
-                    continue
-                rows.append(measure(folder, card, seed, epochs))
-                today = datetime.datetime.now(datetime.UTC).date().isoformat()
-                artifacts.save_json(
-                    RESULTS,
-                    {"command": command, "date": today, "rows": rows},
-                )
-                results_page.write()
+    command_line.run(id_health, argv, examples=_EXAMPLES)
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ each and makes this page from the files in `results/`; nothing here is written b
 all users, full catalogue, item level; the history's items are removed from the lists where nothing
 else is said. Ranges in brackets are 95 % intervals over the users, with several seeds the mean of
 their ends: they say nothing of how seeds differ. ± is the standard error of the mean over seeds.
-Rows in *italics* are the paper's own. Below each result stands how its models were trained; budgets
-have changed on the way, so that two tables of one budget may not compare.
+Rows in *italics* are the paper's own. Below each result stands how its models were trained, as far
+as that was recorded; budgets have changed on the way, so that two tables of one budget may not
+compare.
 
 Budgets:
 """

@@ -59,7 +59,7 @@ def test_a_cycle_is_learnt_and_recommended_from_disk(way, tmp_path):
     assert np.median(np.exp(ranked.scores[:, 0])) > 0.8
 
 
-def metrics_and_losses(folder):  # noqa: F811
+def metrics_and_params(folder):  # noqa: F811
     train.train(**settings(folder, "run", num_steps=4, eval_period=4, eval_users=0))
     path = folder / "runs" / "run"
     params = checkpoints.load_params(
@@ -70,11 +70,11 @@ def metrics_and_losses(folder):  # noqa: F811
 
 def test_checkpoints_are_chosen_blind_to_the_test_split(tmp_path):
     """Other last items change nothing at all; other next-to-last items the validation alone."""
-    one, params = metrics_and_losses(chains(tmp_path / "one"))
+    one, params = metrics_and_params(chains(tmp_path / "one"))
     other_test = chains(tmp_path / "test", lambda items: [*items[:-1], items[0]])
-    assert metrics_and_losses(other_test)[0] == one
+    assert metrics_and_params(other_test)[0] == one
     other_validation = chains(tmp_path / "validation", lambda items: [*items[:-2], 12, items[-1]])
-    other, same_params = metrics_and_losses(other_validation)
+    other, same_params = metrics_and_params(other_validation)
     assert other != one
     jax.tree.map(np.testing.assert_array_equal, same_params, params)
 

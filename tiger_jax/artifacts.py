@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,24 @@ def require_names(**names: str) -> None:
     for what, name in names.items():
         if name in ("", "..") or name != pathlib.PurePath(name).name:
             raise InputError(f"{what}={name!r}: give a name, without /")
+
+
+def require_same(
+    begun: str, found: Mapping[str, Any], settings: Mapping[str, Any], remedy: str
+) -> None:
+    """InputError for the first setting that is not what it was.
+
+    Args:
+      begun: what was made with the settings found, and where: "...: the run was begun".
+      found: the settings then, as read from JSON.
+      settings: those now, JSON-able.
+      remedy: what to do.
+    """
+    for name, value in json.loads(json.dumps(settings)).items():
+        if found.get(name) != value:
+            raise InputError(
+                f"{begun} with {name} = {found.get(name)}, now it is {value}; {remedy}"
+            )
 
 
 class CannotWriteError(InputError):

@@ -29,7 +29,7 @@ python -m tiger_jax.eval --folder=work/beauty --run=tiger --fusion=counts
 
 _NUM_RESULTS = max(metrics.CUTOFFS)
 _TRAINING_FACTS = ("seed", "batch_size", "normalize", "network", "table")
-_TRAINING_FACTS += ("order_noise", "teacher_weight", "imagined_users")
+_NEWER_FACTS = ("order_noise", "teacher_weight", "imagined_users")
 # Between two movements of the progress bar.
 _SEARCHES_AT_ONCE = 8
 
@@ -125,7 +125,9 @@ def evaluate(
         "dataset": sequences.header["dataset"],
         "run": run,
         "step": recommender.step,
-        "training": saved_run.training_facts(pathlib.Path(folder, "runs", run), _TRAINING_FACTS),
+        "training": saved_run.training_facts(
+            pathlib.Path(folder, "runs", run), _TRAINING_FACTS, _NEWER_FACTS
+        ),
         "ids": table.header["scheme"],
         "encoder": content.encoder_name(table.header["encoder"]),
         "text_fields": table.header["text_fields"],

@@ -1,7 +1,6 @@
 """A training run as it lies on disk: model, parameters and the Semantic IDs that it speaks."""
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -86,15 +85,23 @@ def load(
     return Run(model, params, table, settings["max_history"], step, sequences.item_ids)
 
 
-def training_facts(run_folder: pathlib.Path, facts: Sequence[str]) -> dict[str, Any]:
-    """How a run was trained: steps, seconds, and those `facts` that are among its settings."""
-    settings = artifacts.load_json(run_folder / "run.json", TRAIN)
+def training_facts(
+    run_folder: pathlib.Path, facts: Sequence[str], newer: Sequence[str] = ()
+) -> dict[str, Any]:
+    """How a run was trained: steps, seconds and settings.
+
+    Args:
+      run_folder: of the run.
+      facts: settings that it must tell.
+      newer: settings that runs of before, or of T5X, do not tell, and then have not here.
+    """
+    settings = artifacts.load_json(run_folder / "run.json", TRAIN, facts)
     checkpoint_folder = checkpoints.folder_of(run_folder)
     last = checkpoints.steps(checkpoint_folder)[-1]
     return {
         "steps": last,
         "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
-        **{name: settings[name] for name in facts if name in settings},
+        **{name: settings[name] for name in (*facts, *newer) if name in settings},
     }
 
 
@@ -129,7 +136,6 @@ def claim(
       InputError: the run was begun with other settings.
     """
     path = run_folder / "run.json"
-    settings = json.loads(json.dumps(settings))
     if not path.exists():
         with artifacts.atomic_path(run_folder / "config.gin") as temporary:
             temporary.write_text(configuration, encoding="utf-8")
@@ -140,9 +146,6 @@ def claim(
         for name, value in (absent or {}).items():
             nested = isinstance(value, dict)
             found[name] = value | found[name] if nested else found.get(name, value)
-    for name, value in settings.items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{path}: the run was begun with {name} = {found.get(name)}, now it is {value}; "
-                "give this run another name with --run"
-            )
+    artifacts.require_same(
+        f"{path}: the run was begun", found, settings, "give this run another name with --run"
+    )

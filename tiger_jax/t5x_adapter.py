@@ -8,7 +8,6 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -186,20 +185,12 @@ def save_run(
         settings["interactions"] = vocabulary.interactions
     path = pathlib.Path(model_dir, "run.json")
     if path.is_file():
-        _require_same(path, settings)
+        found = artifacts.load_json(path, "bash launch/t5x.sh train")
+        fixed = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
+        remedy = "give another MODEL_DIR"
+        artifacts.require_same(f"{path}: the run was begun", fixed | found, fixed, remedy)
     if jax.process_index() == 0:
         artifacts.save_json(path, {**settings, "provenance": artifacts.provenance()})
-
-
-def _require_same(path: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """InputError where a run is to go on with what its checkpoints do not fit."""
-    found = artifacts.load_json(path, "bash launch/t5x.sh train")
-    for name, value in json.loads(json.dumps(settings)).items():
-        if name not in _MAY_CHANGE and found.get(name, value) != value:
-            raise InputError(
-                f"{path}: the run was begun with {name} = {found[name]}, now it is {value}; give "
-                "another MODEL_DIR"
-            )
 
 
 def write_ranked_items(path, inferences, task_ds, mode, vocabulary) -> None:

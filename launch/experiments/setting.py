@@ -161,11 +161,9 @@ class Setting:
         flags = ("--seed=0", *self.budget.ids_flags.get(card, ()), *flags)
         if self.budget.is_toy:
             flags = (*flags, "--min_codebook_usage=0")
-        self._make_ids(name, gin_file, flags)
+        checksum = self._make_ids(name, gin_file, flags)
         path = self.folder / "ids" / name / "semantic_ids.npz"
-        table = SemanticIdTable.load(path)
-        self._require_current(path, table.header)
-        checksum = table.checksum()
+        self._require_current(path, self.table(name).header)
         if self.tables.setdefault(name, checksum) != checksum:
             raise artifacts.InputError(
                 f"{path}: IDs {checksum}, but the rows recorded so far are of {self.tables[name]}; "
@@ -173,19 +171,17 @@ class Setting:
             )
         return name
 
-    def _make_ids(self, name: str, gin_file: str, flags: Sequence[str]) -> None:
-        """IDs of that name in the folder, made unless they were by this card and these flags."""
-        folder = self.folder / "ids" / name
+    def _make_ids(self, name: str, gin_file: str, flags: Sequence[str]) -> str:
+        """Checksum of IDs of the folder, made unless they are by this card and these flags."""
 
         def recipe() -> dict[str, Any]:
-            table = SemanticIdTable.load(folder / "semantic_ids.npz")
-            card = _settings_checksum(gin_file)
-            return {"card": card, "flags": [*flags], "table": table.checksum()}
+            table = self.table(name).checksum()
+            return {"card": _settings_checksum(gin_file), "flags": [*flags], "table": table}
 
         def make() -> None:
             self._run(make_ids, gin_file, f"--folder={self.folder}", f"--ids={name}", *flags)
 
-        _made_by(recipe, make, folder / "made.json")
+        return _made_by(recipe, make, self.folder / "ids" / name / "made.json")["table"]
 
     def _require_current(self, path: pathlib.Path, header: Mapping[str, Any]) -> None:
         """InputError where IDs were made before the folder was prepared anew."""
@@ -227,12 +223,12 @@ class Setting:
         if self.macro("TEACHER_WEIGHT") and NO_TEACHER not in flags:
             made_from["soft_targets"] = self._taught()
         self.train_once(train, self.card, run, flags, **made_from)
-        kept = ("batch_size", "order_noise", "teacher_weight", "imagined_users")
-        facts = saved_run.training_facts(self.folder / "runs" / run, (*kept, "network"))
+        kept, newer = ("batch_size", "order_noise", "teacher_weight"), ("imagined_users",)
+        facts = saved_run.training_facts(self.folder / "runs" / run, (*kept, "network"), newer)
         self.trained[run] = {
             "steps": facts["steps"],
             "dropout": facts["network"]["dropout_rate"],
-            **{name: facts[name] for name in kept if name in facts},
+            **{name: facts[name] for name in (*kept, *newer) if name in facts},
         }
         return run
 
@@ -273,12 +269,9 @@ class Setting:
             artifacts.save_json(finished, recipe)
             return
         found = artifacts.load_json(finished, "launch.reproduce")
-        for name, value in recipe.items():
-            if found.get(name) != value:
-                raise artifacts.InputError(
-                    f"{finished.parent}: was trained with {name} = {found.get(name)}, now it is "
-                    f"{value}; remove the run to train it again"
-                )
+        artifacts.require_same(
+            f"{finished.parent}: was trained", found, recipe, "remove the run to train it again"
+        )
 
     def _embedding_rows(self, ids: str) -> Sequence[str]:
         """More rows for IDs with more tokens than the card has room for."""
@@ -371,8 +364,9 @@ def _made_by(
             if artifacts.load_json(record, "launch.reproduce") == (now := recipe()):
                 return now
     make()
-    artifacts.save_json(record, recipe())
-    return recipe()
+    now = recipe()
+    artifacts.save_json(record, now)
+    return now
 
 
 def _parse(card: str) -> None:
