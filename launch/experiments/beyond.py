@@ -154,14 +154,16 @@ def show(results: list[dict[str, Any]]) -> str:
         for label, row in result["values"]["rows"].items()
     ]
     weights = [
-        f"* {result['dataset']}, {result['budget']}, {label}: "
+        f"* {result['dataset']}, {result['budget']}, {label}, {chosen['prior_weight']:g} of the "
+        "beam's mixture the prior's: "
         + ", ".join(f"{name} {value:.2f}" for name, value in chosen["exponents"].items())
         for result in results
         for label, chosen in result["values"]["fusions"].items()
     ]
     return (
-        "Weights were chosen on validation users alone (`python -m tiger_jax.fuse`); the test "
-        "split was measured once. Histories are left out.\n\n"
+        "Weights were chosen on validation users alone (`python -m tiger_jax.fuse`). That the prior's "
+        "share of the beam's mixture is among them, half before, was decided after test figures of "
+        "Toys had been seen (docs/log.md). Histories are left out.\n\n"
         + scores_table(results)
         + "\n\n"
         + markdown(header, rows)
