@@ -161,9 +161,9 @@ def show(results: list[dict[str, Any]]) -> str:
         for label, chosen in result["values"]["fusions"].items()
     ]
     return (
-        "Weights were chosen on validation users alone (`python -m tiger_jax.fuse`). That the prior's "
-        "share of the beam's mixture is among them, half before, was decided after test figures of "
-        "Toys had been seen (docs/log.md). Histories are left out.\n\n"
+        "Weights were chosen on validation users alone (`python -m tiger_jax.fuse`). That the "
+        "prior's share of the beam's mixture is among them, half before, was decided after test "
+        "figures of Toys had been seen (docs/log.md). Histories are left out.\n\n"
         + scores_table(results)
         + "\n\n"
         + markdown(header, rows)
