@@ -115,6 +115,23 @@ def test_faults_are_one_line_and_exit_code_2(capsys, arguments, message):
     assert error.count("\n") == 1
 
 
+def test_a_gin_file_that_is_for_another_verb_is_told_apart(capsys, tmp_path):
+    def nobodys_verb(folder: str) -> dict:
+        """Does nothing.
+
+        Args:
+          folder: where to look.
+        """
+        return {"folder": folder}
+
+    card = tmp_path / "card.gin"
+    card.write_text("from __gin__ import dynamic_registration\n")
+    with pytest.raises(SystemExit) as stop:
+        command_line.run(nobodys_verb, ["nobodys_verb", "--folder=f", f"--gin_file={card}"])
+    message = f"{card}: sets nothing of test_command_line; give a file that imports it, or flags"
+    assert (stop.value.code, capsys.readouterr().err) == (2, f"error: {message}\n")
+
+
 def test_help_shows_arguments_defaults_and_examples(capsys):
     with pytest.raises(SystemExit) as stop:
         command_line.run(demo, ["demo", "--help"], "demo --folder=x")

@@ -120,7 +120,8 @@ def _gin_bindings(
         if not any((root / file).is_file() for root in (pathlib.Path(), _ROOT)):
             raise InputError(f"{file}: no such gin file, here or in {_ROOT}")
     # A file's imports make `verb.verb.NAME` known to gin; without a file this line does.
-    package, _, module = inspect.getmodule(function).__name__.rpartition(".")
+    owner = inspect.getmodule(function).__name__
+    package, _, module = owner.rpartition(".")
     preamble = [
         "from __gin__ import dynamic_registration",
         f"from {package} import {module}" if package else f"import {module}",
@@ -131,9 +132,15 @@ def _gin_bindings(
             _require_macro(gin, binding)
             _require_value(binding)
         gin.parse_config(bindings if files else preamble + bindings)
-        return gin.get_bindings(function, resolve_references=False), gin.config_str()
+        configuration = gin.config_str()
     except Exception as error:  # gin raises many kinds; all of them are faults of the input
         raise InputError(f"gin: {error}") from error
+    try:
+        return gin.get_bindings(function, resolve_references=False), configuration
+    except ValueError as error:
+        raise InputError(
+            f"{', '.join(files)}: sets nothing of {owner}; give a file that imports it, or flags"
+        ) from error
 
 
 def _is_not_of_gins_search(record: logging.LogRecord) -> bool:
