@@ -28,6 +28,9 @@ from tiger_jax.metrics import RankedItems
 MODELS = ("GRU4Rec", "Caser", "HGN", "SASRec", "BERT4Rec", "FDSA", "S3Rec")
 MADE_BY = "python -m benchmarks.baselines.ranked_lists"
 _KIND = "ranked_items"
+# The large arrays of every step from pages that the process has already: glibc would return and
+# fetch them, zeroed, each time. Changes no number.
+_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 34)}
 _DATASET = "prepared"
 
 
@@ -92,6 +95,7 @@ def make_lists(folder: str, model: str, seed: int, python: str, **options: int) 
         command += [f"--out={temporary / 'lists.npz'}", f"--seed={seed}"]
         command += [f"--{option}={value}" for option, value in options.items()]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        environment |= _ALLOCATOR
         # RecBole writes logs to the working folder.
         done = subprocess.run(command, cwd=temporary, env=environment, check=False)
         if done.returncode:
