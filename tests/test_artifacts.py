@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -54,6 +55,22 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_no
         assert living.exists()
     assert (tmp_path / "x").read_text() == "first"
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
+def test_a_folder_is_one_living_process_own(tmp_path):
+    code = "import sys\nfrom tiger_jax import artifacts\nartifacts.own(sys.argv[1])\n"
+    code += "print(1, flush=True)\ninput()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"1\n"
+        with pytest.raises(InputError, match="run: another process is at work on it; wait for"):
+            artifacts.own(tmp_path / "run")
+        other.kill()
+    # Locks die with their process, and are no hindrance to the process that has them.
+    artifacts.own(tmp_path / "run")
+    artifacts.own(tmp_path / "run")
+    refused = subprocess.run(command, capture_output=True, check=False)
+    assert b"another process is at work" in refused.stderr
 
 
 def test_unwritable_folder_is_named(tmp_path):

@@ -26,6 +26,8 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 # Folders of `all_together`: still being written; complete.
 _STAGING, _COMPLETE = ".new", ".new.complete"
+# Open for as long as this process lives: {folder: the file that it locks}.
+_OWNED = {}
 
 
 class InputError(ValueError):
@@ -130,6 +132,27 @@ def _locked_temporary(path: pathlib.Path) -> tuple[int, pathlib.Path]:
     finally:
         os.close(folder)
     return handle, pathlib.Path(name)
+
+
+def own(folder: str | os.PathLike) -> None:
+    """Keeps other processes out of a folder, if they ask likewise, until this one ends.
+
+    Raises:
+      InputError: another process is at work there.
+    """
+    folder = pathlib.Path(folder).resolve()
+    if folder in _OWNED:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(
+            f"{folder}: another process is at work on it; wait for its end, or stop it"
+        ) from error
+    _OWNED[folder] = file
 
 
 @contextlib.contextmanager

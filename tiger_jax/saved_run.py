@@ -125,6 +125,8 @@ def claim(
 ) -> None:
     """Writes a new run's settings, or checks that the run to go on with has the same.
 
+    The run is this process's own from then on.
+
     Args:
       run_folder: gets run.json and config.gin.
       settings: what the run's parameters depend on, JSON-able.
@@ -133,8 +135,9 @@ def claim(
       absent: what settings were before runs knew them; those of the network by their names in it.
 
     Raises:
-      InputError: the run was begun with other settings.
+      InputError: the run was begun with other settings, or another process trains it.
     """
+    artifacts.own(run_folder)
     path = run_folder / "run.json"
     if not path.exists():
         with artifacts.atomic_path(run_folder / "config.gin") as temporary:
