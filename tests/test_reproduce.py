@@ -7,6 +7,7 @@ import re
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from launch import reproduce, results_page
@@ -111,8 +112,17 @@ def test_a_result_says_what_it_was_made_from(toy):
     table = SemanticIdTable.load("work/reproduce_toy/beauty/ids/rqvae_adamw/semantic_ids.npz")
     assert result["tables"] == {"rqvae_adamw": table.checksum()}
     assert {"commit", "hardware", "date", "command", "encoder", "text_fields"} <= set(result)
-    _, source = content.load_embeddings("work/reproduce_toy/beauty")
-    assert result["data"] == artifacts.checksum(sequences.checksum(), source["checksum"])
+    embeddings_NE, source = content.load_embeddings("work/reproduce_toy/beauty")
+    parts = sequences.checksum(), source["texts_checksum"], "tfidf"
+    assert result["data"] == artifacts.checksum(*parts)
+    # Another processor rounds otherwise: the same data. Another encoder: others.
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    header = {name: value for name, value in source.items() if name != "checksum"}
+    content.save_embeddings(setting.folder, np.nextafter(embeddings_NE, 1), header)
+    assert setting.facts()["data"] == result["data"]
+    content.save_embeddings(setting.folder, embeddings_NE, header | {"encoder": "another"})
+    assert setting.facts()["data"] != result["data"]
+    content.save_embeddings(setting.folder, embeddings_NE, header)
 
 
 def test_figure_6_searches_freely_and_table_3_draws(toy):

@@ -90,11 +90,17 @@ class Setting:
         return Sequences.load(self.folder / SEQUENCES)
 
     def facts(self) -> dict[str, Any]:
-        """What the data are: their checksum, encoder and text fields."""
+        """What the data are: their checksum, encoder and text fields.
+
+        Of embeddings counts what they were made from, where that is known: their last bits are the
+        processor's, and a table may go on where it was not begun.
+        """
         _, source = content.load_embeddings(self.folder)
+        encoder = content.encoder_name(source["encoder"])
+        texts = source.get("texts_checksum", source["checksum"])
         return {
-            "data": artifacts.checksum(self.sequences.checksum(), source["checksum"]),
-            "encoder": content.encoder_name(source["encoder"]),
+            "data": artifacts.checksum(self.sequences.checksum(), texts, encoder),
+            "encoder": encoder,
             "text_fields": source["text_fields"],
         }
 
