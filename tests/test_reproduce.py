@@ -391,6 +391,22 @@ def test_rows_of_the_paper_stand_behind_ours():
     ]
 
 
+def test_a_row_of_recbole_says_its_epochs_and_those_of_pretraining_where_there_is_one():
+    options = {"epochs": 20, "pretrain_epochs": 3}
+    rows = {
+        name: {
+            "scores": dict.fromkeys(scores.SCORES, SCORE),
+            "seeds": [0],
+            "runs": [{"model": name, "options": options}],
+        }
+        for name in ("SASRec", "S3Rec")
+    }
+    result = {"dataset": "beauty", "budget": "cpu", "values": {"rows": rows}}
+    lines = scores.scores_table([result], "table8").splitlines()
+    assert lines[4].startswith("| SASRec | cpu, 20 epochs, 1 seed |")
+    assert lines[5].startswith("| S3Rec | cpu, 20 epochs, 3 of pretraining, 1 seed |")
+
+
 def test_numbers_of_the_paper_agree_where_tables_repeat_each_other():
     """Tables 2, 5, 7, 8 and 10 repeat rows of Table 1; misprints are marked."""
     tables = paper.numbers()

@@ -142,7 +142,13 @@ def _length(run: Mapping[str, Any]) -> str:
     """How long a run was trained, as far as it says so; that of RecBole's models in epochs."""
     if "training" in run:
         return f"{run['training']['steps']:,} steps"
-    return f"{run['options']['epochs']} epochs" if "options" in run else ""
+    if "options" not in run:
+        return ""
+    length = f"{run['options']['epochs']} epochs"
+    # RecBole's only one that has two stages.
+    if run["model"] == "S3Rec":
+        length += f", {run['options']['pretrain_epochs']} of pretraining"
+    return length
 
 
 def _ordered(scores: Mapping[str, Mapping[str, float]]) -> list[Mapping[str, float]]:
