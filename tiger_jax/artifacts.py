@@ -26,7 +26,7 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 # Folders of `all_together`: still being written; complete.
 _STAGING, _COMPLETE = ".new", ".new.complete"
-# Open for as long as this process lives: {folder: the file that it locks}.
+# Open for as long as this process lives: {folder: its handle, which locks it}.
 _OWNED = {}
 
 
@@ -137,6 +137,8 @@ def _locked_temporary(path: pathlib.Path) -> tuple[int, pathlib.Path]:
 def own(folder: str | os.PathLike) -> None:
     """Keeps other processes out of a folder, if they ask likewise, until this one ends.
 
+    Not for folders in which `atomic_path` writes, which would wait for their lock for ever.
+
     Raises:
       InputError: another process is at work there.
     """
@@ -144,15 +146,15 @@ def own(folder: str | os.PathLike) -> None:
     if folder in _OWNED:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / ".lock", "w", encoding="utf-8")  # noqa: SIM115
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        file.close()
+        os.close(handle)
         raise InputError(
             f"{folder}: another process is at work on it; wait for its end, or stop it"
         ) from error
-    _OWNED[folder] = file
+    _OWNED[folder] = handle
 
 
 @contextlib.contextmanager

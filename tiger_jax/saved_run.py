@@ -137,7 +137,7 @@ def claim(
     Raises:
       InputError: the run was begun with other settings, or another process trains it.
     """
-    artifacts.own(run_folder)
+    artifacts.own(run_folder / "checkpoints")
     path = run_folder / "run.json"
     if not path.exists():
         with artifacts.atomic_path(run_folder / "config.gin") as temporary:
