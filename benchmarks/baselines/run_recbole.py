@@ -73,7 +73,11 @@ def trained(options: argparse.Namespace, checkpoints: str):
         init_seed(config["seed"], config["reproducibility"])
         dataset = create_dataset(config)
         train_data, valid_data, test_data = data_preparation(config, dataset)
-        model = get_model(config["model"])(config, train_data.dataset).to(config["device"])
+        model_class = get_model(config["model"])
+        # This imports all models, one of which has torch look for NaN behind every operation: half
+        # of a step's time, and no number changes. Only after the import can it be undone.
+        torch.autograd.set_detect_anomaly(False)
+        model = model_class(config, train_data.dataset).to(config["device"])
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)
         best, _ = trainer.fit(train_data, valid_data, verbose=True, show_progress=False)
     state = torch.load(trainer.saved_model_file, map_location=config["device"])
@@ -124,9 +128,6 @@ def main() -> None:
     # RecBole would read the command line for itself.
     sys.argv = sys.argv[:1]
     torch.set_num_threads(options.threads)
-    # The import of one of RecBole's models has torch look for NaN behind every operation of all of
-    # them, which takes long and changes no number.
-    torch.autograd.set_detect_anomaly(False)
     with tempfile.TemporaryDirectory() as checkpoints:
         model, dataset, test_data, facts = trained(options, checkpoints)
         lists = ranked(model, dataset, test_data, options.num_results)
