@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import contextlib
 import functools
 import pathlib
 import sys
@@ -104,6 +105,18 @@ def test_lists_of_the_other_interpreter_are_kept_and_scored_without_the_history(
     with pytest.raises(InputError, match=r"trained with .*7.*; remove it to train with .*8"):
         make_lists(epochs=8, pretrain_epochs=1)
     path.unlink()
+
+
+def test_epochs_of_pretraining_tell_lists_apart_only_where_there_is_pretraining(setting, tmp_path):
+    for model, refused in (("HGN", False), ("S3Rec", True)):
+        make_lists = functools.partial(
+            ranked_lists.make_lists, setting.folder, model, 0, interpreter(tmp_path), epochs=7
+        )
+        path = make_lists(pretrain_epochs=1, threads=1)
+        assert make_lists(pretrain_epochs=1, threads=2) == path
+        with pytest.raises(InputError) if refused else contextlib.nullcontext():
+            assert make_lists(pretrain_epochs=3, threads=1) == path
+        path.unlink()
 
 
 @pytest.mark.parametrize(

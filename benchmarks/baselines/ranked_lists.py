@@ -26,6 +26,7 @@ from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.metrics import RankedItems
 
 MODELS = ("GRU4Rec", "Caser", "HGN", "SASRec", "BERT4Rec", "FDSA", "S3Rec")
+_PRETRAINED = "S3Rec"
 MADE_BY = "python -m benchmarks.baselines.ranked_lists"
 _KIND = "ranked_items"
 # The large arrays of every step from pages that the process has already: glibc would return and
@@ -78,8 +79,7 @@ def make_lists(folder: str, model: str, seed: int, python: str, **options: int) 
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     if path.is_file():
         header, _ = load_lists(path, sequences)
-        # The number of threads changes no more than rounding.
-        if header["options"] | {"threads": 0} != options | {"threads": 0}:
+        if _that_matter(model, header["options"]) != _that_matter(model, options):
             raise InputError(
                 f"{path}: trained with {header['options']}; remove it to train with {options}"
             )
@@ -121,6 +121,12 @@ def make_lists(folder: str, model: str, seed: int, python: str, **options: int) 
     return path
 
 
+def _that_matter(model: str, options: dict[str, int]) -> dict[str, int]:
+    """Without the number of threads, which changes no more than rounding, and what others read."""
+    unread = {"threads"} if model == _PRETRAINED else {"threads", "pretrain_epochs"}
+    return {name: value for name, value in options.items() if name not in unread}
+
+
 def require_all_users(user_rows: np.ndarray, num_users: int, model: str) -> None:
     """InputError unless there is one list for each user."""
     if not np.array_equal(user_rows, np.arange(num_users)):
@@ -157,7 +163,7 @@ def main(argv=None) -> None:
     parser.add_argument("--models", default=",".join(MODELS), help="with commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=100, help="at most; stops early")
-    parser.add_argument("--pretrain_epochs", type=int, default=100, help="of S3Rec")
+    parser.add_argument("--pretrain_epochs", type=int, default=100, help=f"of {_PRETRAINED}")
     parser.add_argument("--batch_size", type=int, default=2048)
     parser.add_argument("--max_history", type=int, default=50)
     parser.add_argument("--num_results", type=int, default=50, help="history items included")
