@@ -1,9 +1,12 @@
 """Unseen items enter lists by rules that are worked by hand."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 
+from launch.experiments import figure5
 from tiger_jax import cold_start
 from tiger_jax.cold_start import Catalogue, Found, Wanted
 from tiger_jax.metrics import RankedItems
@@ -175,3 +178,25 @@ def test_bonus_that_costs_all_users_too_much_is_not_chosen():
     rule = found.choose(cold_start.RULES[cold_start.OWN_IDS])
     gains = wanted.gains(found.ranked(found.unseen(rule), 10, 1.0), 10)
     assert gains.tolist() == [1, 0]
+
+
+def test_figure_5_chooses_on_validation_and_measures_on_test(monkeypatch):
+    def found(cold, ids, name, held_out, split, folder):
+        return types.SimpleNamespace(split=split, choose=lambda rules: (split, rules[0].name))
+
+    def measured(test, chosen, neighbours):
+        return {"measured": test.split, "chosen": chosen, "neighbours": neighbours}
+
+    cold = types.SimpleNamespace(
+        content_ids=lambda: "ids", train=lambda ids, seed: "run", tables={"ids": "checksum"}
+    )
+    monkeypatch.setattr(figure5.HoldOut, "draw", lambda *arguments, **named: None)
+    monkeypatch.setattr(figure5, "_of_seen_items", lambda setting, held_out: cold)
+    monkeypatch.setattr(figure5, "_found", found)
+    monkeypatch.setattr(figure5, "_neighbours", lambda setting, held_out, found: found.split)
+    monkeypatch.setattr(figure5, "_measured", measured)
+    budget = types.SimpleNamespace(is_toy=False)
+    setting = types.SimpleNamespace(sequences=None, budget=budget, folder=None, seeds=(0,))
+    (run,) = figure5.run(setting)["runs"]
+    assert (run["measured"], run["neighbours"]) == ("test", "test")
+    assert run["chosen"] == [("validation", name) for name in cold_start.RULES]
