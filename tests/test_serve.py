@@ -1,13 +1,15 @@
 """The web service and its batches, against the recommender that it serves."""
 
 import concurrent.futures
+import functools
 import socket
 import threading
 
+import jax
 import numpy as np
 import pytest
 
-from tests.test_recommend import NUM_ITEMS, SIZES, folder, recommender  # noqa: F401
+from tests.test_recommend import MAX_HISTORY, NUM_ITEMS, SIZES, folder, recommender  # noqa: F401
 from tiger_jax import serve
 from tiger_jax.artifacts import InputError
 from tiger_jax.request_queue import Batcher, OverloadError, Question
@@ -212,3 +214,42 @@ def test_an_address_that_is_taken_is_refused_before_anything_is_loaded(tmp_path)
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"^host=127.0.0.1, port={port}: .*in use; give"):
             serve.serve(str(tmp_path), "no such run", port=port)
+
+
+def test_searches_of_usual_requests_are_compiled_before_they_come(folder):  # noqa: F811
+    # A width that no other test has compiled.
+    service = Service(str(folder), "tiger", num_beams=7, batch_size=4)
+    service.warm_up()
+    compiled = []
+    watch = functools.partial(_note, compiled)
+    jax.monitoring.register_event_duration_secs_listener(watch)
+    try:
+        for count in (1, 2, 4):
+            for length in range(1, MAX_HISTORY + 2):
+                histories = [np.ones(length, np.int32)] * count
+                service.recommender.recommend([None] * count, histories, 5, True)
+        assert not compiled
+        # What is not usual is, which shows that the watch sees it.
+        service.recommender.recommend([None], [np.ones(1, np.int32)], 5, True, temperature=1.5)
+        assert compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(watch)
+
+
+def _note(compiled, event, duration, **others):
+    if event == "/jax/core/compile/backend_compile_duration":
+        compiled.append(duration)
+
+
+def test_service_is_warm_before_it_listens(folder, monkeypatch):  # noqa: F811
+    uvicorn = pytest.importorskip("uvicorn", reason="wants the extra serve")
+    calls = []
+
+    def listen(server, sockets):
+        with testclient.TestClient(server.config.app) as client:
+            calls.append(client.get("/health").status_code)
+
+    monkeypatch.setattr(Service, "warm_up", lambda self: calls.append("warm_up"))
+    monkeypatch.setattr(uvicorn.Server, "run", listen)
+    serve.serve(str(folder), "tiger", port=0, num_beams=8)
+    assert calls == ["warm_up", 200]
