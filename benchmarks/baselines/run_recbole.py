@@ -128,6 +128,9 @@ def main() -> None:
     # RecBole would read the command line for itself.
     sys.argv = sys.argv[:1]
     torch.set_num_threads(options.threads)
+    # Adam's moments of rows that no batch touches fall below 1e-38 after some hundred steps, where
+    # processors are slow.
+    torch.set_flush_denormal(True)
     with tempfile.TemporaryDirectory() as checkpoints:
         model, dataset, test_data, facts = trained(options, checkpoints)
         lists = ranked(model, dataset, test_data, options.num_results)
