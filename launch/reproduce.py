@@ -21,7 +21,7 @@ from launch.experiments import EXPERIMENTS, named
 from launch.experiments.budgets import BUDGETS, Budget
 from launch.experiments.experiment import Experiment
 from launch.experiments.setting import DATASETS, Setting
-from tiger_jax import artifacts, mesh
+from tiger_jax import artifacts, command_line, mesh
 from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import SEQUENCES
 
@@ -63,6 +63,7 @@ def reproduce(
         if path.is_file():
             found = artifacts.load_json(path, "python -m launch.reproduce", _NEEDS)
             if _is_kept(path, found, setting, keep):
+                print(f"{path}: is there already; remove it to measure anew")
                 continue
             setting = Setting(dataset, budget, seeds, found["values"], found["tables"])
         _measure(experiment, setting, path)
@@ -166,10 +167,10 @@ def _save(
 
 def _out(given: str | None, budget: Budget) -> pathlib.Path:
     """The folder of the results; what is a toy never stands among those of real data."""
-    if not budget.is_toy:
-        return pathlib.Path(given) if given else results_page.RESULTS
-    out = pathlib.Path(given or TOY_OUT)
-    if out.resolve() == results_page.RESULTS:
+    out = pathlib.Path(given or (TOY_OUT if budget.is_toy else results_page.RESULTS))
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; give --out a folder")
+    if budget.is_toy and out.resolve() == results_page.RESULTS:
         raise InputError(f"{out}: holds results of real data; give --budget=toy another --out")
     return out
 
@@ -185,7 +186,7 @@ def _keep_compiled_programs(budget: str) -> None:
 
 def main(argv=None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -201,13 +202,13 @@ def main(argv=None) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="leave results of other data or IDs as they are"
     )
-    options = parser.parse_args(argv)
-    if options.list:
-        print("\n".join(f"{known.name:<11} {known.cost}" for known in EXPERIMENTS))
-        return
     artifacts.provenance()  # Of the code as it is now.
-    _keep_compiled_programs(options.budget)
     try:
+        options = parser.parse_args(argv)
+        if options.list:
+            print("\n".join(f"{known.name:<11} {known.cost}" for known in EXPERIMENTS))
+            return
+        _keep_compiled_programs(options.budget)
         if not options.names:
             raise InputError("no NAME given; --list shows them")
         if options.budget not in BUDGETS:

@@ -29,7 +29,8 @@ else is said. Ranges in brackets are 95 % intervals over the users, with several
 their ends: they say nothing of how seeds differ. ± is the standard error of the mean over seeds.
 Rows in *italics* are the paper's own. Below each result stands how its models were trained, as far
 as that was recorded; budgets have changed on the way, so that two tables of one budget may not
-compare.
+compare. In Sports keywords stand for titles, which the files lack: phrases that another model
+(IDGenRec's T5) made of each item's full text.
 
 Budgets:
 """

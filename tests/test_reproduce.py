@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from launch import reproduce, results_page
-from launch.experiments import EXPERIMENTS, named, recbole, scores, table1
+from launch.experiments import EXPERIMENTS, beyond, figure5, named, recbole, scores, table1
 from launch.experiments.budgets import BUDGETS
 from launch.experiments.scores import SCORES
 from launch.experiments.setting import Setting
-from tiger_jax import artifacts, eval, make_ids, paper, prepare, teach, train
+from tiger_jax import artifacts, eval, fusion, make_ids, paper, prepare, teach, train
 from tiger_jax.data import content
+from tiger_jax.data.hold_out import HoldOut
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.data.soft_targets import SoftTargets
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -45,6 +46,8 @@ def test_list_has_exactly_the_names_each_with_its_cost(capsys):
         (["table6", "--budget=large"], "--budget=large: choose one of paper, cpu, toy"),
         (["table6", "--seeds=0"], "--seeds=0: at least 1"),
         (["table6", "--dataset=books"], "not for books"),
+        (["table6", "--datasets=beauty"], "unrecognized arguments: --datasets=beauty; see --help"),
+        (["table6", f"--out={__file__}"], "test_reproduce.py: is a file; give --out a folder"),
         (["table6", "--budget=toy", f"--out={results_page.RESULTS}"], "another --out"),
     ],
 )
@@ -234,6 +237,44 @@ def test_ids_by_another_command_are_made_again(toy):
     assert SemanticIdTable.load(path).checksum() == ours.checksum()
 
 
+def test_ids_are_made_again_when_what_they_are_made_from_changes(toy):
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    record = setting.folder / "ids" / setting.ids("lsh", joined_with="a") / "made.json"
+    assert json.loads(record.read_text())["joined_with"] == "a"
+    made = record.stat().st_mtime_ns
+    setting.ids("lsh", joined_with="a")
+    assert record.stat().st_mtime_ns == made
+    setting.ids("lsh", joined_with="b")
+    assert json.loads(record.read_text())["joined_with"] == "b"
+    setting.ids("lsh")
+
+
+def test_cold_start_is_of_the_embeddings_that_are_there(toy):
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    held_out = HoldOut.draw(setting.sequences, 0.2, seed=0)
+    cold = figure5._of_seen_items(setting, held_out)
+    embeddings_NE, header = content.load_embeddings(setting.folder)
+    theirs_SE, _ = content.load_embeddings(cold.folder)
+    np.testing.assert_array_equal(theirs_SE, embeddings_NE[held_out.seen - 1])
+    # Another processor's last bits are no other embeddings; those of other texts are.
+    content.save_embeddings(setting.folder, embeddings_NE + np.float32(1e-6), header)
+    figure5._of_seen_items(setting, held_out)
+    content.save_embeddings(setting.folder, embeddings_NE[::-1], header)
+    with pytest.raises(artifacts.InputError, match=r"_seen: was made from other data .* remove it"):
+        figure5._of_seen_items(setting, held_out)
+    content.save_embeddings(setting.folder, embeddings_NE, header)
+
+
+def test_a_fusion_that_was_chosen_in_another_way_is_refused(toy):
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    path = fusion.path_of(setting.folder, "some run", "counts")
+    ours = {"sasrec": "", "num_users": 64, "num_beams": 20, "prior_items": 256, "seed": 0}
+    artifacts.save_json(path, ours | {"num_users": 512})
+    with pytest.raises(artifacts.InputError, match=r"chosen with num_users = 512, now it is 64; "):
+        beyond._fusion(setting, None, "some run", "counts")
+    shutil.rmtree(path.parent.parent)
+
+
 def test_a_recorded_row_serves_the_seeds_it_has_and_others_are_made(toy):
     """Means and standard errors over the seeds by hand: hits of a tenth of the seed."""
     made = []
@@ -244,9 +285,11 @@ def test_a_recorded_row_serves_the_seeds_it_has_and_others_are_made(toy):
         found = {"without_history_items": score, "with_history_items": score, "run": f"run-{seed}"}
         return scores.seed_row(found, seed, ("run",))
 
-    def row(seeds, rows, card=""):
+    def row(seeds, rows, card="", ids_card=""):
         made.clear()
-        return Setting("beauty", BUDGETS["toy"], seeds, {"rows": rows}).row("one", make, card)
+        setting = Setting("beauty", BUDGETS["toy"], seeds, {"rows": rows})
+        *_, found = setting.growing_row("one", make, card, ids_card)
+        return found
 
     two = row((0, 1), {})
     assert made == two["seeds"] == [0, 1]
@@ -261,6 +304,12 @@ def test_a_recorded_row_serves_the_seeds_it_has_and_others_are_made(toy):
     row((0,), {"another": two})
     assert made == [0]
     row((0,), {"one": two}, "gin/baseline/sasrec.gin")
+    assert made == [0]
+    by_lsh = row((0,), {"one": two}, ids_card="lsh")
+    assert made == [0]
+    assert row((0,), {"one": by_lsh}, ids_card="lsh") == by_lsh
+    assert not made
+    row((0,), {"one": by_lsh}, ids_card="random")
     assert made == [0]
 
 
@@ -284,13 +333,27 @@ def test_rows_of_recbole_outlive_their_lists_and_are_missed_until_there(toy, mon
 
 
 def test_recbole_is_missed_for_each_seed_and_seeds_come_together(toy, monkeypatch):
-    """Seed 0 was scored elsewhere, seed 1 has lists here; of seed 2 there is nothing."""
+    """Seed 0 was scored elsewhere, seed 1 has lists here; of seed 2 there is nothing.
+
+    Nor is there of a seed 0 that was trained for longer, the threads aside.
+    """
     setting = Setting("beauty", BUDGETS["toy"], (0,))
     rows = recbole.rows(setting)
     other = dict.fromkeys(SCORES, SCORE)
     found = {"without_history_items": other, "with_history_items": other}
-    ones = {model: scores.seed_row(found, 1, ()) for model in rows}
-    monkeypatch.setattr(recbole, "rows", lambda setting: ones)
+    facts = {model: row["runs"][0] for model, row in rows.items()}
+
+    def ones(**changes):
+        return {
+            model: scores.seed_row(
+                {**found, "model": model, "options": {**facts[model]["options"], **changes}},
+                1,
+                ("model", "options"),
+            )
+            for model in rows
+        }
+
+    monkeypatch.setattr(recbole, "rows", lambda setting: ones(threads=9))
     recorded = {f"{name}, trained by RecBole": row for name, row in rows.items() if name != "S3Rec"}
     for seeds in ((0, 1), (0, 1, 2)):
         setting = Setting("beauty", BUDGETS["toy"], seeds, {"rows": recorded})
@@ -301,6 +364,8 @@ def test_recbole_is_missed_for_each_seed_and_seeds_come_together(toy, monkeypatc
         assert hgn["scores"]["ndcg@5"]["value"] == pytest.approx(both)
         lacking = [*joined] if 2 in seeds else ["S3-Rec, trained by RecBole"]
         assert table1._missing(setting, joined) == lacking
+    monkeypatch.setattr(recbole, "rows", lambda setting: ones(epochs=99))
+    assert table1._by_recbole_rows(setting)["HGN, trained by RecBole"]["seeds"] == [1]
 
 
 def test_what_goes_on_is_of_the_same_data_though_they_have_to_be_prepared(toy, monkeypatch, capsys):
@@ -318,7 +383,7 @@ def test_what_goes_on_is_of_the_same_data_though_they_have_to_be_prepared(toy, m
     path.write_text(json.dumps(result))
 
 
-def test_an_evaluation_with_another_beam_is_refused(toy):
+def test_an_evaluation_with_another_beam_is_refused_and_one_of_another_step_made_again(toy):
     setting = Setting("beauty", BUDGETS["toy"], (0,))
     name = setting.train()
     found = setting.evaluate(name)
@@ -326,6 +391,10 @@ def test_an_evaluation_with_another_beam_is_refused(toy):
     path.write_text(json.dumps(found | {"num_beams": 30}))
     with pytest.raises(artifacts.InputError, match=r"of 30 beams, .*toy.gin has 20; remove"):
         setting.evaluate(name)
+    # Of a checkpoint before the best one: as if somebody had looked while it was trained.
+    path.write_text(json.dumps(found | {"step": 1, "num_users": 0}))
+    again = setting.evaluate(name)
+    assert (again["step"], again["num_users"]) == (found["step"], found["num_users"])
     path.write_text(json.dumps(found))
 
 
@@ -355,6 +424,14 @@ def test_what_another_recipe_made_is_refused(toy, capsys):
     with pytest.raises(SystemExit):
         run("table8")
     assert "was trained with card = older, now it is" in capsys.readouterr().err
+    # So it is where the training was cut off.
+    finished.unlink()
+    begun = finished.with_name("begun.json")
+    begun.write_text(json.dumps(recipe | {"card": "older"}))
+    with pytest.raises(SystemExit):
+        run("table8")
+    assert "was trained with card = older, now it is" in capsys.readouterr().err
+    begun.write_text(json.dumps(recipe))
     finished.write_text(json.dumps(recipe))
 
     table_path = folder / "ids" / "rqvae_adamw" / "semantic_ids.npz"

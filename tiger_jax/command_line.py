@@ -4,6 +4,7 @@ A verb is a plain function with a documented signature. What it does is none of 
 business.
 """
 
+import argparse
 import ast
 import copy
 import inspect
@@ -30,6 +31,14 @@ _DEFINE = {
     float: flags.DEFINE_float,
     bool: flags.DEFINE_boolean,
 }
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """For commands that are no verbs: its faults are an InputError, of one line."""
+
+    def error(self, message: str) -> None:
+        """Raises it."""
+        raise InputError(f"{message}; see --help")
 
 
 def run(function: Callable[..., dict], argv: Sequence[str] | None = None, examples: str = ""):

@@ -8,7 +8,6 @@ FOLDER/runs/recbole-MODEL-SEED/ranked_items.npz, which `launch.reproduce table1`
 have one are not trained again.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -19,7 +18,7 @@ import time
 
 import numpy as np
 
-from tiger_jax import artifacts
+from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -79,7 +78,7 @@ def make_lists(folder: str, model: str, seed: int, python: str, **options: int) 
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     if path.is_file():
         header, _ = load_lists(path, sequences)
-        if _that_matter(model, header["options"]) != _that_matter(model, options):
+        if options_that_matter(model, header["options"]) != options_that_matter(model, options):
             raise InputError(
                 f"{path}: trained with {header['options']}; remove it to train with {options}"
             )
@@ -121,16 +120,16 @@ def make_lists(folder: str, model: str, seed: int, python: str, **options: int) 
     return path
 
 
-def _that_matter(model: str, options: dict[str, int]) -> dict[str, int]:
-    """Without the number of threads, which changes no more than rounding, and what others read."""
-    unread = {"threads"} if model == _PRETRAINED else {"threads", "pretrain_epochs"}
-    return {name: value for name, value in options.items() if name not in unread}
-
-
 def require_all_users(user_rows: np.ndarray, num_users: int, model: str) -> None:
     """InputError unless there is one list for each user."""
     if not np.array_equal(user_rows, np.arange(num_users)):
         raise InputError(f"{model}: lists for other users than the prepared folder's")
+
+
+def options_that_matter(model: str, options: dict[str, int]) -> dict[str, int]:
+    """Without what only others read, and the number of threads, which changes but rounding."""
+    unread = {"threads"} if model == _PRETRAINED else {"threads", "pretrain_epochs"}
+    return {name: value for name, value in options.items() if name not in unread}
 
 
 def lists_path(folder: str | os.PathLike, model: str, seed: int) -> pathlib.Path:
@@ -157,7 +156,7 @@ def load_lists(path: pathlib.Path, sequences: Sequences) -> tuple[dict, RankedIt
 
 def main(argv=None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", required=True, help="prepared folder")
     parser.add_argument("--python", required=True, help="interpreter of RecBole's environment")
     parser.add_argument("--models", default=",".join(MODELS), help="with commas")
@@ -168,9 +167,9 @@ def main(argv=None) -> None:
     parser.add_argument("--max_history", type=int, default=50)
     parser.add_argument("--num_results", type=int, default=50, help="history items included")
     parser.add_argument("--threads", type=int, default=2)
-    options = vars(parser.parse_args(argv))
-    folder, seed, python = options.pop("folder"), options.pop("seed"), options.pop("python")
     try:
+        options = vars(parser.parse_args(argv))
+        folder, seed, python = options.pop("folder"), options.pop("seed"), options.pop("python")
         for model in options.pop("models").split(","):
             if model not in MODELS:
                 raise InputError(f"--models={model}: choose from {', '.join(MODELS)}")

@@ -1,6 +1,7 @@
 """Beyond the paper: what a shop would deploy. TIGER, SASRec, counting, and their fusions."""
 
 import dataclasses
+import inspect
 import statistics
 import time
 from collections.abc import Callable
@@ -23,9 +24,12 @@ from tiger_jax.recommender import Recommender
 TIGER = "TIGER"
 SASREC = sasrec.LABEL
 MIXTURE = baseline_label("counts_with_content")
-PRODUCT = "co-occurrence, content and popularity multiplied"
+PRODUCT = "co-occurrence, content, popularity and transitions multiplied"
 FUSION = "TIGER along that prior, ranked by the product of all"
 EVERYONE = "the same, and SASRec"
+
+# Of a choice, besides the run.
+_CHOSEN_BY = ("sasrec", "num_users", "num_beams", "prior_items", "seed")
 
 _NUM_RESULTS = max(metrics.CUTOFFS)
 # Users asked for at once: enough to fill TIGER's batches, which hold histories of like length.
@@ -100,10 +104,24 @@ def run(setting: Setting) -> dict:
 def _fusion(
     setting: Setting, recommender: Recommender, run_name: str, name: str, of_sasrec: str = ""
 ) -> FusedRecommender:
-    """A fusion, chosen on validation and measured on test where it has not been yet."""
-    if not fusion.path_of(setting.folder, run_name, name).is_file():
-        small = {"num_beams": 20, "num_users": 64} if setting.budget.is_toy else {}
+    """A fusion, chosen on validation and measured on test where it has not been yet.
+
+    Raises:
+      InputError: one of that name is there that was chosen in another way.
+    """
+    small = {"num_beams": 20, "num_users": 64} if setting.budget.is_toy else {}
+    wanted = inspect.signature(fuse.choose).bind("", run_name, name, of_sasrec, **small)
+    wanted.apply_defaults()
+    path = fusion.path_of(setting.folder, run_name, name)
+    if not path.is_file():
         fuse.choose(str(setting.folder), run_name, name, of_sasrec, **small)
+    saved = artifacts.load_json(path, "python -m tiger_jax.fuse", _CHOSEN_BY)
+    artifacts.require_same(
+        f"{path}: was chosen",
+        {part: saved[part] for part in _CHOSEN_BY},
+        {part: wanted.arguments[part] for part in _CHOSEN_BY},
+        "remove it to choose again",
+    )
     found = setting.evaluate(run_name, f"--fusion={name}", name=f"test_fusion_{name}")
     fused = fusion.load(setting.folder, run_name, name, recommender, setting.sequences)
     if found["fused_by"] != dataclasses.asdict(fused.fusion):
@@ -161,14 +179,17 @@ def show(results: list[dict[str, Any]]) -> str:
         for label, chosen in result["values"]["fusions"].items()
     ]
     return (
-        "Weights were chosen on validation users alone (`python -m tiger_jax.fuse`). That the "
-        "prior's share of the beam's mixture is among them, half before, was decided after test "
-        "figures of Toys had been seen (docs/log.md). Histories are left out.\n\n"
+        "Weights were chosen on validation users alone (`python -m tiger_jax.fuse`). Where the "
+        "prior's share of the beam's mixture is not 0.5, it was chosen so as well; that it is "
+        "chosen at all was decided after test figures of Toys had been seen (docs/log.md). "
+        "Histories are left out.\n\n"
         + scores_table(results)
         + "\n\n"
         + markdown(header, rows)
-        + "\n\nExponents in the last ranking, of log p by the model, log of the share of "
-        "co-occurrences + 0.01, cosine, and log of 1 + counts:\n\n" + "\n".join(weights)
+        + "\n\nExponents in the last ranking: of log p by the model, log of the share of "
+        "co-occurrences + 0.01 (co_occurrence), cosine (content), log of 1 + training interactions "
+        "(popularity), log of 1 + how often the item came right after the last one (transitions), "
+        "and log p by SASRec:\n\n" + "\n".join(weights)
     )
 
 

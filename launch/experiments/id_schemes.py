@@ -1,11 +1,13 @@
 """Tables 2, 7 and 10 and appendix E: TIGER with Semantic IDs made in other ways."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import markdown, scores_table
 from launch.experiments.setting import DATASETS, Setting
+from tiger_jax import artifacts
+from tiger_jax.data import content
 
 # Card of gin/ids -> row.
 _ROWS = {
@@ -25,14 +27,8 @@ _FEW = ("lsh", "random")
 def run_table2(setting: Setting) -> Iterator[dict]:
     """Every way of making IDs from content, and the one that looks at nothing."""
     others = _FEW if setting.budget.is_toy else _OTHERS
-    yield from _rows(
-        {
-            _ROWS[setting.macro("IDS")]: setting.ids,
-            _ROWS[setting.budget.content_ids]: setting.content_ids,
-        }
-        | {_ROWS[card]: functools.partial(setting.ids, card) for card in others},
-        setting,
-    )
+    cards = dict.fromkeys((setting.macro("IDS"), setting.budget.content_ids, *others))
+    yield from _rows({_ROWS[card]: card for card in cards}, setting)
 
 
 def show_table2(results: list[dict]) -> str:
@@ -43,13 +39,8 @@ def show_table2(results: list[dict]) -> str:
 
 def run_table7(setting: Setting) -> Iterator[dict]:
     """P5's IDs, integers as pieces of text, in random order and in order of appearance."""
-    yield from _rows(
-        {
-            "text IDs in random order": functools.partial(setting.ids, "text"),
-            "text IDs in order of appearance": functools.partial(setting.ids, "text_appearance"),
-        },
-        setting,
-    )
+    random, appearance = "text IDs in random order", "text IDs in order of appearance"
+    yield from _rows({random: "text", appearance: "text_appearance"}, setting)
 
 
 def show_table7(results: list[dict]) -> str:
@@ -65,12 +56,17 @@ def show_table7(results: list[dict]) -> str:
 def run_table10(setting: Setting) -> Iterator[dict]:
     """IDs made from the items of all three datasets together, used on one of them."""
 
+    card = setting.budget.content_ids
+
     def joined() -> str:
         others = [setting.at(dataset).folder for dataset in DATASETS if dataset != setting.dataset]
         flags = (f"--joined_with={','.join(map(str, others))}",)
-        return setting.ids(setting.budget.content_ids, "joined", flags)
+        theirs = [content.load_embeddings(folder)[1]["checksum"] for folder in others]
+        return setting.ids(card, "joined", flags, joined_with=artifacts.checksum(*theirs))
 
-    yield from _rows({"this dataset alone": setting.content_ids, "joined": joined}, setting)
+    yield from _rows(
+        {"this dataset alone": card, "joined": card}, setting, makers={"joined": joined}
+    )
 
 
 def show_table10(results: list[dict]) -> str:
@@ -82,8 +78,9 @@ def show_table10(results: list[dict]) -> str:
 
 def run_id_shapes(setting: Setting) -> Iterator[dict]:
     """Six levels of 64 codes beside three of 256."""
-    longer = functools.partial(setting.ids, "rqvae_6x64")
-    yield from _rows({"3 levels of 256": setting.content_ids, "6 levels of 64": longer}, setting)
+    yield from _rows(
+        {"3 levels of 256": setting.budget.content_ids, "6 levels of 64": "rqvae_6x64"}, setting
+    )
 
 
 def show_id_shapes(results: list[dict]) -> str:
@@ -92,10 +89,21 @@ def show_id_shapes(results: list[dict]) -> str:
     return f"{note}\n\n{scores_table(results)}\n\n{_health_table(results)}"
 
 
-def _rows(makers: dict[str, Callable[[], str]], setting: Setting) -> Iterator[dict]:
-    """TIGER with the IDs that each of them makes, and how healthy they are; row by row."""
+def _rows(
+    cards: dict[str, str], setting: Setting, makers: Mapping[str, Callable[[], str]] | None = None
+) -> Iterator[dict]:
+    """TIGER with the IDs of each card, and how healthy they are; row by row.
+
+    Args:
+      cards: {label: file of gin/ids}.
+      setting: see `Setting`.
+      makers: {label: what makes the IDs} where it is not `Setting.ids` by the card.
+    """
+    makers = {label: functools.partial(setting.ids, card) for label, card in cards.items()} | dict(
+        makers or {}
+    )
     return setting.rows(
-        {label: functools.partial(_row, maker, setting) for label, maker in makers.items()}
+        {label: functools.partial(_row, maker, setting) for label, maker in makers.items()}, cards
     )
 
 

@@ -1,6 +1,5 @@
 """What an experiment is given to work with: one dataset at one budget; what is missing is made."""
 
-import contextlib
 import functools
 import inspect
 import pathlib
@@ -11,9 +10,10 @@ from typing import Any
 import jax
 
 import gin
+from launch.experiments import recipes
 from launch.experiments.budgets import NO_TEACHER, Budget
 from launch.experiments.scores import joined, seed_row
-from tiger_jax import artifacts, eval, make_ids, prepare, saved_run, teach, train
+from tiger_jax import artifacts, checkpoints, eval, make_ids, prepare, saved_run, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.data.soft_targets import SoftTargets
@@ -22,7 +22,6 @@ from tiger_jax.model.network import NetworkConfig
 from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DATASETS = ("beauty", "sports", "toys")
 
 # Stands above tables of what the cards make.
@@ -34,6 +33,7 @@ ON_TEACHERS = (
 # What of an evaluation is kept besides the scores.
 _FACTS = ("run", "step", "training", "num_beams", "search", "num_users", "invalid_id_rate")
 _FACTS += ("distinct_items", "users_per_s", "hardware", "commit")
+_EVAL = "python -m tiger_jax.eval"
 
 
 class Setting:
@@ -110,7 +110,7 @@ class Setting:
         return row
 
     def growing_row(
-        self, label: str, make: Callable[..., dict[str, Any]], card: str = ""
+        self, label: str, make: Callable[..., dict[str, Any]], card: str = "", ids_card: str = ""
     ) -> Iterator[dict[str, Any]]:
         """A row of a table, after each of its seeds; those recorded of this recipe are taken.
 
@@ -118,10 +118,12 @@ class Setting:
           label: of the row.
           make: makes it for one seed, `make(seed=0)`; see `scores.seed_row`.
           card: that it is trained by; empty for the budget's own.
+          ids_card: the file of gin/ids that its Semantic IDs are by, where a table compares IDs.
         """
         budget = self.budget
         flags = (budget.untaught, budget.brief, sorted(budget.ids_flags.items()))
-        recipe = artifacts.checksum(_settings_checksum(card or self.card), repr(flags))
+        cards = (card or self.card, *([f"gin/ids/{ids_card}.gin"] if ids_card else []))
+        recipe = artifacts.checksum(*map(recipes.settings_checksum, cards), repr(flags))
         found = self.recorded.get("rows", {}).get(label)
         if found is not None and found.get("recipe") != recipe:
             print(f"{label}: was recorded of another recipe and is made again")
@@ -135,11 +137,15 @@ class Setting:
                 rows.append({**make(seed=seed), "recipe": recipe})
                 yield joined(rows)
 
-    def rows(self, makers: Mapping[str, Callable[..., dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    def rows(
+        self,
+        makers: Mapping[str, Callable[..., dict[str, Any]]],
+        ids_cards: Mapping[str, str] | None = None,
+    ) -> Iterator[dict[str, Any]]:
         """The values of a table whose rows `growing_row` gives, {label: make}, after each seed."""
         rows = {}
         for label, make in makers.items():
-            for row in self.growing_row(label, make):
+            for row in self.growing_row(label, make, ids_card=(ids_cards or {}).get(label, "")):
                 rows[label] = row
                 yield {"rows": dict(rows)}
 
@@ -152,13 +158,16 @@ class Setting:
         # Each program runs in one verb alone.
         jax.clear_caches()
 
-    def ids(self, card: str = "", variant: str = "", flags: Sequence[str] = ()) -> str:
+    def ids(
+        self, card: str = "", variant: str = "", flags: Sequence[str] = (), **made_from: str
+    ) -> str:
         """Name of Semantic IDs in the folder.
 
         Args:
           card: a file of gin/ids; empty for what the budget's own card makes.
           variant: tells these IDs from others by the same card.
           flags: of make_ids.
+          **made_from: checksums of what they are made from, beside the folder's own embeddings.
         """
         own = self.macro("IDS")
         name = "_".join(part for part in (card or own, variant) if part)
@@ -167,7 +176,7 @@ class Setting:
         flags = ("--seed=0", *self.budget.ids_flags.get(card, ()), *flags)
         if self.budget.is_toy:
             flags = (*flags, "--min_codebook_usage=0")
-        checksum = self._make_ids(name, gin_file, flags)
+        checksum = self._make_ids(name, gin_file, flags, made_from)
         path = self.folder / "ids" / name / "semantic_ids.npz"
         self._require_current(path, self.table(name).header)
         if self.tables.setdefault(name, checksum) != checksum:
@@ -177,17 +186,20 @@ class Setting:
             )
         return name
 
-    def _make_ids(self, name: str, gin_file: str, flags: Sequence[str]) -> str:
+    def _make_ids(
+        self, name: str, gin_file: str, flags: Sequence[str], made_from: Mapping[str, str]
+    ) -> str:
         """Checksum of IDs of the folder, made unless they are by this card and these flags."""
 
         def recipe() -> dict[str, Any]:
             table = self.table(name).checksum()
-            return {"card": _settings_checksum(gin_file), "flags": [*flags], "table": table}
+            card = recipes.settings_checksum(gin_file)
+            return {"card": card, "flags": [*flags], "table": table, **made_from}
 
         def make() -> None:
             self._run(make_ids, gin_file, f"--folder={self.folder}", f"--ids={name}", *flags)
 
-        return _made_by(recipe, make, self.folder / "ids" / name / "made.json")["table"]
+        return recipes.made_by(recipe, make, self.folder / "ids" / name / "made.json")["table"]
 
     def _require_current(self, path: pathlib.Path, header: Mapping[str, Any]) -> None:
         """InputError where IDs were made before the folder was prepared anew."""
@@ -244,12 +256,12 @@ class Setting:
         def recipe() -> dict[str, str]:
             _, source = content.load_embeddings(self.folder)
             found = SoftTargets.load(self.folder, self.sequences, source["checksum"])
-            return {"card": _settings_checksum(self.card), "soft_targets": found.checksum()}
+            return {"card": recipes.settings_checksum(self.card), "soft_targets": found.checksum()}
 
         def make() -> None:
             self.verb(teach, f"--folder={self.folder}")
 
-        return _made_by(recipe, make, self.folder / "soft_targets.made.json")["soft_targets"]
+        return recipes.made_by(recipe, make, self.folder / "soft_targets.made.json")["soft_targets"]
 
     def train_once(
         self, module: ModuleType, gin_file: str, run: str, flags: Sequence[str], **made_from: str
@@ -266,18 +278,23 @@ class Setting:
         Raises:
           InputError: a run of that name is there which was made in another way.
         """
-        # Says that a run is over, which its checkpoints alone do not.
-        finished = self.folder / "runs" / run / "finished.json"
-        made_from |= {"sequences": self.sequences.checksum(), "card": _settings_checksum(gin_file)}
+        run_folder = self.folder / "runs" / run
+        # The second says that the run is over, which its checkpoints alone do not.
+        begun, finished = run_folder / "begun.json", run_folder / "finished.json"
+        made_from |= {
+            "sequences": self.sequences.checksum(),
+            "card": recipes.settings_checksum(gin_file),
+        }
         recipe = {"flags": [*flags], **made_from}
+        for record in filter(pathlib.Path.is_file, (begun, finished)):
+            found = artifacts.load_json(record, "launch.reproduce")
+            artifacts.require_same(
+                f"{run_folder}: was trained", found, recipe, "remove the run to train it again"
+            )
         if not finished.is_file():
+            artifacts.save_json(begun, recipe)
             self._run(module, gin_file, f"--folder={self.folder}", f"--run={run}", *flags)
             artifacts.save_json(finished, recipe)
-            return
-        found = artifacts.load_json(finished, "launch.reproduce")
-        artifacts.require_same(
-            f"{finished.parent}: was trained", found, recipe, "remove the run to train it again"
-        )
 
     def _embedding_rows(self, ids: str) -> Sequence[str]:
         """More rows for IDs with more tokens than the card has room for."""
@@ -288,7 +305,7 @@ class Setting:
 
     def macro(self, name: str) -> Any:
         """What the budget's card sets."""
-        _parse(self.card)
+        recipes.parse(self.card)
         return gin.query_parameter(f"%{name}")
 
     def network(self) -> NetworkConfig:
@@ -303,10 +320,16 @@ class Setting:
           *flags: of eval.
           name: of the folder that eval writes with such flags.
         """
-        path = self.folder / "runs" / run / "eval" / name / "eval.json"
-        if not path.is_file():
+        run_folder = self.folder / "runs" / run
+        path = run_folder / "eval" / name / "eval.json"
+        # One made before the training went on is of another checkpoint.
+        needs = ("num_beams", "step")
+        if not path.is_file() or (
+            artifacts.load_json(path, _EVAL, needs)["step"]
+            != checkpoints.best_step(checkpoints.folder_of(run_folder))
+        ):
             self.verb(eval, f"--folder={self.folder}", f"--run={run}", *flags)
-        found = artifacts.load_json(path, "python -m tiger_jax.eval", ("num_beams",))
+        found = artifacts.load_json(path, _EVAL, needs)
         if found["num_beams"] != self._num_beams():
             raise artifacts.InputError(
                 f"{path}: of {found['num_beams']} beams, {self.card} has {self._num_beams()}; "
@@ -316,7 +339,7 @@ class Setting:
 
     def _num_beams(self) -> int:
         """What the budget's card evaluates with."""
-        _parse(self.card)
+        recipes.parse(self.card)
         try:
             return gin.query_parameter("eval.evaluate.num_beams")
         except ValueError:
@@ -326,7 +349,7 @@ class Setting:
         """The lists that `evaluate` leaves, one a user of the test split, less the histories."""
         self.evaluate(run, *flags, name=name)
         path = self.folder / "runs" / run / "eval" / name / "ranked_items.npz"
-        _, found = artifacts.load_arrays(path, "ranked_items", "python -m tiger_jax.eval")
+        _, found = artifacts.load_arrays(path, "ranked_items", _EVAL)
         histories, _ = self.sequences.split("test")
         return RankedItems(found["item_numbers"], found["scores"]).without(histories)
 
@@ -353,35 +376,3 @@ class Setting:
             flags = (*self.budget.brief, *flags)
         run = self.train(ids, variant, flags, seed)
         return seed_row({**self.evaluate(run), "run": run}, seed, _FACTS)
-
-
-def _made_by(
-    recipe: Callable[[], dict[str, Any]], make: Callable[[], None], record: pathlib.Path
-) -> dict[str, Any]:
-    """The recipe of an artifact that does not say how it was made; made if not by that recipe.
-
-    Args:
-      recipe: of what is there, its checksum included; InputError where that is nothing sound.
-      make: makes it.
-      record: the file that keeps the recipe beside it.
-    """
-    if record.is_file():
-        with contextlib.suppress(artifacts.InputError):
-            if artifacts.load_json(record, "launch.reproduce") == (now := recipe()):
-                return now
-    make()
-    now = recipe()
-    artifacts.save_json(record, now)
-    return now
-
-
-def _parse(card: str) -> None:
-    gin.clear_config()
-    gin.add_config_file_search_path(str(ROOT))
-    gin.parse_config_file(card)
-
-
-def _settings_checksum(card: str) -> str:
-    """Identifies all that a card sets, wherever it is written."""
-    _parse(card)
-    return artifacts.checksum(gin.config_str())

@@ -71,12 +71,20 @@ def _without_training(setting: Setting, tiger: dict) -> tuple[dict[str, dict], d
 
 
 def _by_recbole_rows(setting: Setting) -> dict[str, dict]:
-    """Of RecBole's models and seeds, those with lists, and those scored when theirs were there."""
+    """Of RecBole's models and seeds, those with lists, and those scored when theirs were there.
+
+    Not, beside lists, what was scored of another training than theirs.
+    """
     recorded = setting.recorded.get("rows", {})
     found = {_by_recbole(model): row for model, row in recbole.rows(setting).items()}
     rows = {}
     for label in _BY_RECBOLE:
-        of_seeds = by_seed(recorded.get(label)) | by_seed(found.get(label))
+        there, with_lists = by_seed(recorded.get(label)), by_seed(found.get(label))
+        now = [recbole.options_of(row) for row in with_lists.values()]
+        alike = {
+            seed: row for seed, row in there.items() if not now or recbole.options_of(row) in now
+        }
+        of_seeds = alike | with_lists
         if of_seeds:
             rows[label] = joined([of_seeds[seed] for seed in sorted(of_seeds)])
     return rows
