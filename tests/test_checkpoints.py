@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from tiger_jax import checkpoints, train_state
+from tiger_jax import artifacts, checkpoints, saved_run, train_state
 from tiger_jax.artifacts import InputError
 
 OPTIMIZERS = {
@@ -126,3 +126,22 @@ def test_checkpoints_of_one_step_are_told_apart(tmp_path):
         found.append(checkpoints.identity(tmp_path, 7))
     assert found[0] != found[1]
     assert checkpoints.identity(tmp_path, 8) not in found
+
+
+def test_whatever_hinders_writing_is_one_line(tmp_path, params, monkeypatch):
+    """TensorStore tells of a full disk by a ValueError."""
+
+    def full():
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device")
+
+    monkeypatch.setattr(checkpoints, "_checkpointer", full)
+    with pytest.raises(InputError, match=r"checkpoint_3: cannot be written \(RESOURCE.*free space"):
+        checkpoints.save(tmp_path, 3, params, {}, {})
+
+
+def test_a_refused_training_leaves_the_checkpoints_of_t5x_in_sight(tmp_path):
+    artifacts.save_json(tmp_path / "run.json", {"network": {}, "table": "theirs"})
+    (tmp_path / "checkpoint_1000").mkdir()
+    with pytest.raises(InputError, match="begun with table = theirs, now it is ours; give this"):
+        saved_run.claim(tmp_path, {"table": "ours"}, "", "train")
+    assert checkpoints.folder_of(tmp_path) == tmp_path

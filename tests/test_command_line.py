@@ -1,6 +1,9 @@
 """Flags, gin and errors of a verb, as a user meets them."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -142,3 +145,14 @@ def test_help_shows_arguments_defaults_and_examples(capsys):
     assert "demo --folder=x" in text
     assert "Returns" not in text
     assert "unseen" not in text
+
+
+def test_ids_that_are_no_unicode_can_be_printed():
+    """As in a terminal of ASCII."""
+    code = "from tiger_jax import command_line\n"
+    code += "def verb() -> dict:\n    'V.'\n    print('caf\\udce9', 'caf\\xe9')\n    return {}\n"
+    code += "command_line.run(verb, ['verb'])"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "caf\\udce9 caf\\xe9\n"

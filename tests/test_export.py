@@ -16,6 +16,7 @@ from tests.test_recommend import (  # noqa: F401
     recommender,
 )
 from tiger_jax import export as export_module
+from tiger_jax.artifacts import InputError
 from tiger_jax.vocabulary import fnv1a
 
 RELOAD = """
@@ -100,3 +101,14 @@ def check_round_trip(folder, output, exclude_history, script, *arguments):  # no
     np.testing.assert_allclose(
         found["scores"], np.concatenate([with_users.scores, nobody.scores]), atol=1e-5
     )
+
+
+def test_without_tensorflow_a_savedmodel_is_refused_before_anything_is_written(
+    folder,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(InputError, match="a SavedModel wants tensorflow"):
+        export_module.export(str(folder), "tiger", str(tmp_path / "out"), savedmodel=True)
+    assert not (tmp_path / "out").exists()

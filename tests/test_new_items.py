@@ -4,6 +4,8 @@ import functools
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -197,6 +199,64 @@ def test_own_embeddings_are_taken_row_by_row(folder, fresh, tmp_path):
     np.testing.assert_array_equal(ids_NI[-3:, :2], ids_NI[[31, 21, 11], :2])
 
 
+def own_catalogue(tmp_path, encoder):
+    """A folder of one's own tables, with a column of one's own, and IDs."""
+    users = [[f"{(user + place) % 12}" for place in range(5)] for user in range(12)]
+    rows = [f"u{u},i{i},{place}" for u, items in enumerate(users) for place, i in enumerate(items)]
+    (tmp_path / "i.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    items = [f"i{item},{'blue' if item % 2 else 'red'} thing,{item % 3}.5" for item in range(12)]
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title,size", *items]))
+
+    def prepared():
+        prepare.prepare(
+            str(tmp_path / "i.csv"),
+            str(tmp_path / "own"),
+            items=str(tmp_path / "items.csv"),
+            encoder=encoder,
+            text_fields="title,size",
+            template="{title}.|{size} cm.",
+            width=4,
+            min_interactions=1,
+        )
+
+    prepared()
+    make_ids.make_ids(str(tmp_path / "own"), "lsh", named("lsh"), min_codebook_usage=0)
+    return prepared
+
+
+def test_prepared_again_a_folder_of_own_embeddings_has_the_items_of_its_data(tmp_path):
+    """The file of embeddings is the same as before; what has joined since is not in it."""
+    np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(13, 4)).astype(np.float32))
+    embeddings_NE = np.load(tmp_path / "e.npy")
+    np.save(tmp_path / "e.npy", embeddings_NE[:12])
+    np.save(tmp_path / "one.npy", embeddings_NE[12:])
+    prepared = own_catalogue(tmp_path, str(tmp_path / "e.npy"))
+    new = write(tmp_path / "new.jsonl", [{"item_id": "new"}])
+    add_items(str(tmp_path / "own"), "lsh", new, embeddings=str(tmp_path / "one.npy"))
+    np.testing.assert_array_equal(content.load_embeddings(tmp_path / "own")[0], embeddings_NE)
+    prepared()
+    np.testing.assert_array_equal(content.load_embeddings(tmp_path / "own")[0], embeddings_NE[:12])
+
+
+@pytest.mark.parametrize("size", ["2.5", 2.5, " 2.5 "])
+def test_a_column_of_ones_own_reads_as_in_the_table(tmp_path, size):
+    """A new item like item 2 has its embedding, however its size is written."""
+    own_catalogue(tmp_path, "tfidf")
+    new = write(tmp_path / "new.jsonl", [{"item_id": "new", "title": "red thing", "size": size}])
+    add_items(str(tmp_path / "own"), "lsh", new)
+    assert content.load_items(tmp_path / "own")[-1]["size"] == "2.5"
+    embeddings_NE, _ = content.load_embeddings(tmp_path / "own")
+    np.testing.assert_allclose(embeddings_NE[-1], embeddings_NE[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [[1, 2], {"a": 1}])
+def test_a_column_of_ones_own_must_be_a_text_or_a_number(tmp_path, size):
+    own_catalogue(tmp_path, "tfidf")
+    new = write(tmp_path / "new.jsonl", [{"item_id": "new", "size": size}])
+    with pytest.raises(InputError, match=r"new.jsonl:1: field 'size' must be a text or a number"):
+        add_items(str(tmp_path / "own"), "lsh", new)
+
+
 def test_more_items_in_a_prefix_than_tokens_name_the_prefix_and_change_nothing(folder, tmp_path):
     row = content.load_items(folder)[4]
     rows = [row | {"item_id": f"fresh_{number}"} for number in range(256)]
@@ -242,3 +302,22 @@ def test_killed_while_files_change_places_is_finished_by_the_next_call(
     names = {path.relative_to(folder): data for path, data in contents(folder).items()}
     expected = {path.relative_to(reference): data for path, data in contents(reference).items()}
     assert names == expected
+
+
+@pytest.mark.parametrize("is_add", [True, False])
+def test_two_cannot_change_a_folder_at_once(folder, fresh, is_add):
+    """Or what the first adds while the second reads and encodes would be lost."""
+    code = "import sys\nfrom tiger_jax import artifacts\nartifacts.own(sys.argv[1])\n"
+    code += "print(1, flush=True)\ninput()"
+    command = [sys.executable, "-c", code, str(folder / "ids")]
+    before = contents(folder)
+    if is_add:
+        change = functools.partial(add_items, str(folder), "residual", fresh)
+    else:
+        change = functools.partial(prepare.prepare, "synthetic", str(folder), synthetic_items=120)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"1\n"
+        with pytest.raises(InputError, match="another process is at work on it; wait for its end"):
+            change()
+        other.kill()
+    assert contents(folder) == before

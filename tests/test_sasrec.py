@@ -286,3 +286,5 @@ def test_a_run_of_other_items_or_of_another_model_is_refused(trained, tmp_path):
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(InputError, match="width=10: not a multiple of num_heads=4"):
         SasRecConfig(10, 1, 4, 8, 0.0, 4)
+    with pytest.raises(InputError, match="max_history is 0; give 1 or more"):
+        SasRecConfig(8, 1, 4, 8, 0.0, 0)

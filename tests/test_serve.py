@@ -3,6 +3,8 @@
 import concurrent.futures
 import functools
 import socket
+import subprocess
+import sys
 import threading
 
 import jax
@@ -207,6 +209,29 @@ def test_reload_refuses_a_table_that_has_not_grown(client, folder):  # noqa: F81
     table.save(path)
     assert client.post("/reload").json() == {"num_items": NUM_ITEMS}
     assert post(client, history=["B1"]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ('{"few": "B1"}', "every filter is a list of texts"),
+        ('{"few": [1, 2]}', "every filter is a list of texts"),
+        ("[]", "not a JSON object of lists"),
+        ('{"few": ["b1"]}', "few has no item of the catalogue; give raw ids .* such as B1"),
+    ],
+)
+def test_filters_that_leave_nothing_are_refused(filters, message, folder, tmp_path):  # noqa: F811
+    path = tmp_path / "filters.json"
+    path.write_text(filters)
+    with pytest.raises(InputError, match=message):
+        Service(str(folder), "tiger", str(path), num_beams=8, batch_size=4)
+
+
+def test_a_process_that_never_served_ends():
+    """Its batches wait in a thread for questions that will not come."""
+    code = "from tiger_jax.request_queue import Batcher\nBatcher(None, 1, 1)\nraise SystemExit(2)"
+    done = subprocess.run([sys.executable, "-c", code], timeout=120, check=False)
+    assert done.returncode == 2
 
 
 def test_an_address_that_is_taken_is_refused_before_anything_is_loaded(tmp_path):

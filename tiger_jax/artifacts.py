@@ -141,11 +141,17 @@ def own(folder: str | os.PathLike) -> None:
 
     Raises:
       InputError: another process is at work there.
+      CannotWriteError: it is not there and cannot be made.
     """
     folder = pathlib.Path(folder).resolve()
     if folder in _OWNED:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWriteError(
+            f"{folder}: cannot be made ({error.strerror or error}); choose another folder"
+        ) from error
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -51,8 +51,11 @@ def save(folder: str | os.PathLike, step: int, params: dict, opt_state: Any, met
         artifacts.save_json(temporary / "metadata.json", metadata)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-    except OSError as error:
-        reason = error.strerror or error
+    except artifacts.InputError:
+        raise
+    # Of a full disk TensorStore makes a ValueError.
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise artifacts.InputError(
             f"{final}: cannot be written ({reason}); free space or choose another folder"
         ) from error

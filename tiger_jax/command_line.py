@@ -54,6 +54,10 @@ def run(function: Callable[..., dict], argv: Sequence[str] | None = None, exampl
       argv: the command line, program name first; that of the process where None.
       examples: command lines shown by --help.
     """
+    # A raw id need be no Unicode, nor a terminal know all of it.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         result, as_json = _run(function, list(sys.argv if argv is None else argv), examples)
     except InputError as error:

@@ -62,6 +62,9 @@ def export(
             f"num_results={num_results}, num_beams={num_beams}, batch_size={batch_size}: at least"
             " 1 result and 1 history, and as many beams as results"
         )
+    if savedmodel:
+        # Before anything is written.
+        _require_tensorflow()
     recommender = Recommender.load(folder, run, step, num_beams=num_beams)
     serve = servable(recommender, num_results, exclude_history)
     shapes = (
@@ -75,10 +78,6 @@ def export(
     path = pathlib.Path(output, "recommend.stablehlo")
     with artifacts.atomic_path(path) as temporary:
         temporary.write_bytes(data)
-    if savedmodel:
-        # TensorFlow's StableHLO may be older than JAX's, and not know its top_k.
-        serve = servable(recommender, num_results, exclude_history, _top_k_by_sorting)
-        _write_savedmodel(pathlib.Path(output, "savedmodel"), serve, shapes)
     artifacts.save_json(pathlib.Path(output, "item_ids.json"), list(recommender.item_ids))
     vocabulary = recommender.model.vocabulary
     result = {
@@ -99,6 +98,10 @@ def export(
         **artifacts.provenance(),
     }
     artifacts.save_json(pathlib.Path(output, "export.json"), result)
+    if savedmodel:
+        # TensorFlow's StableHLO may be older than JAX's, and not know its top_k.
+        serve = servable(recommender, num_results, exclude_history, _top_k_by_sorting)
+        _write_savedmodel(pathlib.Path(output, "savedmodel"), serve, shapes)
     print(f"wrote {path}: {len(data) / 1e6:.1f} MB")
     return result
 
@@ -150,12 +153,18 @@ def _top_k_by_sorting(x: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return jnp.take_along_axis(x, places, axis=-1), places
 
 
-def _write_savedmodel(path: pathlib.Path, serve, shapes) -> None:
+def _require_tensorflow() -> None:
     try:
-        import tensorflow as tf
-        from jax.experimental import jax2tf
+        import tensorflow  # noqa: F401
+        from jax.experimental import jax2tf  # noqa: F401
     except ImportError as error:
         raise InputError(f"a SavedModel wants tensorflow: {error}") from error
+
+
+def _write_savedmodel(path: pathlib.Path, serve, shapes) -> None:
+    import tensorflow as tf
+    from jax.experimental import jax2tf
+
     converted = jax2tf.convert(
         serve, with_gradient=False, native_serialization_platforms=_PLATFORMS
     )

@@ -12,8 +12,8 @@ import numpy as np
 
 from tiger_jax import artifacts
 from tiger_jax.artifacts import InputError
-from tiger_jax.data import content, records
-from tiger_jax.data.reviews import metadata_row
+from tiger_jax.data import content, own_data, records
+from tiger_jax.data.reviews import METADATA_FIELDS, metadata_row
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer
@@ -49,9 +49,13 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
 
     Raises:
       InputError: an item that is known or given twice, a scheme that has no codes for new items,
-        embeddings of another encoder, or more items with equal codes than can be told apart.
+        embeddings of another encoder, more items with equal codes than can be told apart, or
+        another process that adds items to the folder or prepares it.
     """
     home = pathlib.Path(folder)
+    if (home / "ids").is_dir():
+        # From the first reading on, or what another process adds meanwhile would be lost.
+        artifacts.own(home / "ids")
     artifacts.finish_together(home)
     sequences = Sequences.load(home / SEQUENCES)
     embeddings_NE, source = content.load_embeddings(folder)
@@ -133,6 +137,7 @@ def _read_items(
     path: pathlib.Path, sequences: Sequences, num_items: int, fields: Collection[str]
 ) -> list[dict[str, Any]]:
     """The new items' metadata, with all `fields`; none may be among the table's `num_items`."""
+    columns = [name for name in fields if name not in ("item_id", *METADATA_FIELDS)]
     rows, seen = [], {}
     for number, line in records.lines(path):
         where = f"{path}:{number}"
@@ -149,7 +154,8 @@ def _read_items(
         known = metadata_row(record, where)
         rows.append(
             {"item_id": item_id}
-            | {name: known.get(name, record.get(name)) for name in fields if name != "item_id"}
+            | {name: value for name, value in known.items() if name in fields}
+            | {name: own_data.value_of(name, record.get(name), name, where) for name in columns}
         )
     if not rows:
         raise InputError(f"{path}: holds no items; give a JSON object a line")

@@ -5,6 +5,7 @@ It makes no Semantic IDs; that is `make_ids`.
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,8 +137,11 @@ def prepare(
 
     made_from, encode = _encoding(encoder, raw, prepared, texts, width, seed)
     made_from |= {"encoder": encoder, "text_fields": list(fields), "template": template}
+    artifacts.own(os.path.join(folder, "ids"))
     artifacts.finish_together(folder)
-    embeddings_NE = content.earlier_embeddings(folder, made_from)
+    # Of these items alone: others may have joined them by make_ids --add.
+    same_items = {"items_checksum": prepared.header["items_checksum"]}
+    embeddings_NE = content.earlier_embeddings(folder, made_from | same_items)
     if embeddings_NE is None:
         print(f"encoding {len(rows):,} items with {encoder} ...", flush=True)
         embeddings_NE = encode()

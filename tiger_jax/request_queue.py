@@ -67,7 +67,8 @@ class Batcher:
         self._max_wait_s = max_wait_s
         self._observe = observe
         self._waiting: queue.Queue = queue.Queue(max_waiting)
-        self._thread = threading.Thread(target=self._work, name="batcher")
+        # Nobody has to close what never served: a process that fails before that still ends.
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
     @property

@@ -52,6 +52,8 @@ class SasRecConfig:
     max_history: int
 
     def __post_init__(self):
+        sizes = {name: getattr(self, name) for name in ("width", "num_heads", "max_history")}
+        artifacts.require_at_least(1, **sizes)
         if self.width % self.num_heads:
             raise InputError(f"width={self.width}: not a multiple of num_heads={self.num_heads}")
 

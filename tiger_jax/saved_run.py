@@ -1,5 +1,6 @@
 """A training run as it lies on disk: model, parameters and the Semantic IDs that it speaks."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -137,13 +138,30 @@ def claim(
     Raises:
       InputError: the run was begun with other settings, or another process trains it.
     """
-    artifacts.own(run_folder / "checkpoints")
+    own_checkpoints = run_folder / "checkpoints"
+    artifacts.own(own_checkpoints)
     path = run_folder / "run.json"
     if not path.exists():
         with artifacts.atomic_path(run_folder / "config.gin") as temporary:
             temporary.write_text(configuration, encoding="utf-8")
         artifacts.save_json(path, {**settings, "provenance": artifacts.provenance()})
         return
+    try:
+        _require_begun_with(path, settings, made_by, absent)
+    except artifacts.InputError:
+        # Beside an empty one, the checkpoints of T5X in the run's folder would not be seen.
+        with contextlib.suppress(OSError):
+            own_checkpoints.rmdir()
+        raise
+
+
+def _require_begun_with(
+    path: pathlib.Path,
+    settings: Mapping[str, Any],
+    made_by: str,
+    absent: Mapping[str, Any] | None,
+) -> None:
+    """InputError unless a run's run.json has the settings; see `claim`."""
     found = artifacts.load_json(path, made_by, needs=("network",))
     with artifacts.refusing_damage(path, "run's", made_by):
         for name, value in (absent or {}).items():

@@ -164,17 +164,30 @@ class Service:
             return recommender
         try:
             named = json.loads(pathlib.Path(self._filters_file).read_text(encoding="utf-8"))
+            if not all(_is_list_of_texts(ids) for ids in named.values()):
+                raise ValueError("every filter is a list of texts")
             named = {name: set(ids) for name, ids in named.items()}
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except (OSError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{self._filters_file}: not a JSON object of lists of raw ids ({error})"
             ) from error
+        known = set(recommender.item_ids[1:])
+        for name, ids in named.items():
+            if not ids & known:
+                raise InputError(
+                    f"{self._filters_file}: {name} has no item of the catalogue; give raw ids as "
+                    f"they are in items.jsonl, such as {recommender.item_ids[1]}"
+                )
         return recommender.with_filters(
             {
                 name: np.array([raw_id in ids for raw_id in recommender.item_ids])
                 for name, ids in named.items()
             }
         )
+
+
+def _is_list_of_texts(value) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
 
 def make_app(
@@ -213,8 +226,10 @@ def make_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(app):
-        yield
-        await asyncio.to_thread(batcher.close)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(batcher.close)
 
     app = fastapi.FastAPI(title="tiger_jax", lifespan=lifespan)
     swapping = asyncio.Lock()

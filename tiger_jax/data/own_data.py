@@ -161,7 +161,7 @@ def _read_items(
         catalogue[item_id] = len(catalogue)
         if item_id in wanted:
             known = {
-                field: _value(field, row.get(column), column, where)
+                field: value_of(field, row.get(column), column, where)
                 for field, column in chosen.items()
             }
             metadata[item_id] = dict.fromkeys(METADATA_FIELDS) | known
@@ -185,7 +185,7 @@ def _identifier(row: dict[str, Any], column: str, where: str) -> str:
     return records.identifier(value, column, where)
 
 
-def _value(field: str, value: Any, column: str, where: str) -> Any:
+def value_of(field: str, value: Any, column: str, where: str) -> Any:
     """A value of the items as metadata; None where there is none."""
     if value is None or value == "" or value != value:  # the last: not a number
         return None
