@@ -137,7 +137,9 @@ def prepare(
 
     made_from, encode = _encoding(encoder, raw, prepared, texts, width, seed)
     made_from |= {"encoder": encoder, "text_fields": list(fields), "template": template}
-    artifacts.own(os.path.join(folder, "ids"))
+    if os.path.isdir(ids := os.path.join(folder, "ids")):
+        # Somebody may be adding items.
+        artifacts.own(ids)
     artifacts.finish_together(folder)
     # Of these items alone: others may have joined them by make_ids --add.
     same_items = {"items_checksum": prepared.header["items_checksum"]}
