@@ -202,12 +202,12 @@ def main(argv=None) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="leave results of other data or IDs as they are"
     )
-    artifacts.provenance()  # Of the code as it is now.
     try:
         options = parser.parse_args(argv)
         if options.list:
             print("\n".join(f"{known.name:<11} {known.cost}" for known in EXPERIMENTS))
             return
+        artifacts.provenance()  # Of the code as it is now.
         _keep_compiled_programs(options.budget)
         if not options.names:
             raise InputError("no NAME given; --list shows them")

@@ -1,5 +1,6 @@
 """Files are whole or absent, and say what is wrong with them."""
 
+import contextlib
 import hashlib
 import pickle
 import subprocess
@@ -57,19 +58,31 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_no
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
 
 
-def test_a_folder_is_one_living_process_own(tmp_path):
+def owning(folder):
+    """The command of a process that owns a folder, says so, and waits."""
     code = "import sys\nfrom tiger_jax import artifacts\nartifacts.own(sys.argv[1])\n"
     code += "print(1, flush=True)\ninput()"
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+    return [sys.executable, "-c", code, str(folder)]
+
+
+@contextlib.contextmanager
+def owned_elsewhere(folder):
+    """A folder that another process owns until the block ends."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(owning(folder), **pipes) as other:
         assert other.stdout.readline() == b"1\n"
-        with pytest.raises(InputError, match="run: another process is at work on it; wait for"):
-            artifacts.own(tmp_path / "run")
+        yield
         other.kill()
+
+
+def test_a_folder_is_one_living_process_own(tmp_path):
+    is_refused = pytest.raises(InputError, match="run: another process is at work on it; wait for")
+    with owned_elsewhere(tmp_path / "run"), is_refused:
+        artifacts.own(tmp_path / "run")
     # Locks die with their process, and are no hindrance to the process that has them.
     artifacts.own(tmp_path / "run")
     artifacts.own(tmp_path / "run")
-    refused = subprocess.run(command, capture_output=True, check=False)
+    refused = subprocess.run(owning(tmp_path / "run"), capture_output=True, check=False)
     assert b"another process is at work" in refused.stderr
 
 

@@ -4,12 +4,11 @@ import functools
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
+from tests.test_artifacts import owned_elsewhere
 from tiger_jax import make_ids, prepare
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
@@ -307,17 +306,14 @@ def test_killed_while_files_change_places_is_finished_by_the_next_call(
 @pytest.mark.parametrize("is_add", [True, False])
 def test_two_cannot_change_a_folder_at_once(folder, fresh, is_add):
     """Or what the first adds while the second reads and encodes would be lost."""
-    code = "import sys\nfrom tiger_jax import artifacts\nartifacts.own(sys.argv[1])\n"
-    code += "print(1, flush=True)\ninput()"
-    command = [sys.executable, "-c", code, str(folder / "ids")]
     before = contents(folder)
     if is_add:
         change = functools.partial(add_items, str(folder), "residual", fresh)
     else:
         change = functools.partial(prepare.prepare, "synthetic", str(folder), synthetic_items=120)
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"1\n"
-        with pytest.raises(InputError, match="another process is at work on it; wait for its end"):
-            change()
-        other.kill()
+    is_refused = pytest.raises(
+        InputError, match="another process is at work on it; wait for its end"
+    )
+    with owned_elsewhere(folder / "ids"), is_refused:
+        change()
     assert contents(folder) == before

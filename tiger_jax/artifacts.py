@@ -163,6 +163,12 @@ def own(folder: str | os.PathLike) -> None:
     _OWNED[folder] = handle
 
 
+def own_if_there(folder: str | os.PathLike) -> None:
+    """As `own`, but makes no folder that is not there, which nobody can be at work on."""
+    if os.path.isdir(folder):
+        own(folder)
+
+
 @contextlib.contextmanager
 def all_together(folder: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a folder for new versions of files of `folder`, which take their places together.

@@ -41,9 +41,10 @@ def export(
     The function takes user tokens int32 [B] (0: the model is told nothing of the user) and
     histories int32 [B, H] (item numbers, oldest first, 0 behind the last), and gives item numbers
     int32 [B, R] (0 in unused slots) and scores float32 [B, R], log p in nats. To run it, with JAX
-    alone: jax.export.deserialize(open(FILE, "rb").read()).call(user_tokens, histories), on CPU,
-    CUDA and TPU. item_ids.json holds the raw id of each item number; export.json says how a raw
-    user id becomes a token.
+    and flatbuffers, on CPU, CUDA and TPU:
+    jax.export.deserialize(open(FILE, "rb").read()).call(user_tokens, histories).
+    item_ids.json holds the raw id of each item number; export.json says how a raw user id becomes a
+    token.
 
     Args:
       folder: the prepared folder.

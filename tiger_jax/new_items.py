@@ -53,9 +53,8 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
         another process that adds items to the folder or prepares it.
     """
     home = pathlib.Path(folder)
-    if (home / "ids").is_dir():
-        # From the first reading on, or what another process adds meanwhile would be lost.
-        artifacts.own(home / "ids")
+    # From the first reading on, or what another process adds meanwhile would be lost.
+    artifacts.own_if_there(home / "ids")
     artifacts.finish_together(home)
     sequences = Sequences.load(home / SEQUENCES)
     embeddings_NE, source = content.load_embeddings(folder)
@@ -180,7 +179,7 @@ def _encode(
     fitted = rows[: source.get("fitted_items", len(rows))]
     encode = content.text_encoder(source, texts(fitted))
     again_NE = encode(texts(rows[:_KNOWN_AGAIN]))
-    if not np.allclose(again_NE, embeddings_NE[:_KNOWN_AGAIN], atol=1e-3):
+    if not content.are_alike(again_NE, embeddings_NE[:_KNOWN_AGAIN]):
         raise InputError(
             f"encoder {source['encoder']} embeds the items of the folder otherwise than it did; "
             f"prepare them again with it ({content.MADE_BY}), or give the new items' embeddings "

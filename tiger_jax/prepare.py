@@ -137,9 +137,8 @@ def prepare(
 
     made_from, encode = _encoding(encoder, raw, prepared, texts, width, seed)
     made_from |= {"encoder": encoder, "text_fields": list(fields), "template": template}
-    if os.path.isdir(ids := os.path.join(folder, "ids")):
-        # Somebody may be adding items.
-        artifacts.own(ids)
+    # Somebody may be adding items.
+    artifacts.own_if_there(os.path.join(folder, "ids"))
     artifacts.finish_together(folder)
     # Of these items alone: others may have joined them by make_ids --add.
     same_items = {"items_checksum": prepared.header["items_checksum"]}

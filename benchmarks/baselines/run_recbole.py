@@ -74,8 +74,8 @@ def trained(options: argparse.Namespace, checkpoints: str):
         dataset = create_dataset(config)
         train_data, valid_data, test_data = data_preparation(config, dataset)
         model_class = get_model(config["model"])
-        # This imports all models, one of which has torch look for NaN behind every operation: half
-        # of a step's time, and no number changes. Only after the import can it be undone.
+        # This imports all models, one of which has torch look for NaN behind every operation,
+        # which takes long and changes no number. Only after the import can it be undone.
         torch.autograd.set_detect_anomaly(False)
         model = model_class(config, train_data.dataset).to(config["device"])
         trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, model)

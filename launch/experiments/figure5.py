@@ -28,8 +28,6 @@ _K = 10  # Figure 5b
 _CUTOFFS = (5, 10, 15, 20)
 _SHOWN = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)  # epsilons in the table; all are in the picture
 _NUM_RESULTS = 50
-# What processors make of one text differs by less.
-_ROUNDING = 1e-3
 # How many of the users with seen targets, who are twenty times the others; 0 for all.
 _NUM_OTHERS = {"validation": 2000, "test": 0}
 _KIND = "cold start lists"
@@ -92,13 +90,9 @@ def _of_seen_items(setting: Setting, held_out: HoldOut) -> Setting:
     if not (cold.planned_folder / SEQUENCES).is_file():
         hold_out.write(held_out, setting.folder, cold.planned_folder)
     embeddings_NE, _ = content.load_embeddings(setting.folder)
-    theirs_SE, _ = content.load_embeddings(cold.folder)
-    ours_SE = embeddings_NE[held_out.seen - 1]
-    if (
-        cold.sequences.checksum() != held_out.seen_sequences().checksum()
-        or theirs_SE.shape != ours_SE.shape
-        or not np.allclose(theirs_SE, ours_SE, atol=_ROUNDING)
-    ):
+    cold_SE, _ = content.load_embeddings(cold.folder)
+    is_same = cold.sequences.checksum() == held_out.seen_sequences().checksum()
+    if not is_same or not content.are_alike(cold_SE, embeddings_NE[held_out.seen - 1]):
         raise artifacts.InputError(
             f"{folder}: was made from other data than {setting.folder}; remove it"
         )

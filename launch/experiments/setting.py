@@ -322,14 +322,12 @@ class Setting:
         """
         run_folder = self.folder / "runs" / run
         path = run_folder / "eval" / name / "eval.json"
+        load = functools.partial(artifacts.load_json, path, _EVAL, ("num_beams", "step"))
+        found = load() if path.is_file() else None
         # One made before the training went on is of another checkpoint.
-        needs = ("num_beams", "step")
-        if not path.is_file() or (
-            artifacts.load_json(path, _EVAL, needs)["step"]
-            != checkpoints.best_step(checkpoints.folder_of(run_folder))
-        ):
+        if not found or found["step"] != checkpoints.best_step(checkpoints.folder_of(run_folder)):
             self.verb(eval, f"--folder={self.folder}", f"--run={run}", *flags)
-        found = artifacts.load_json(path, _EVAL, needs)
+            found = load()
         if found["num_beams"] != self._num_beams():
             raise artifacts.InputError(
                 f"{path}: of {found['num_beams']} beams, {self.card} has {self._num_beams()}; "

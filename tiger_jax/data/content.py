@@ -22,6 +22,8 @@ TFIDF = "tfidf"
 _ITEMS = "items.jsonl"
 _EMBEDDINGS = "content_embeddings.npy"
 _HEADER = "content_embeddings.json"
+# What processors make of one text differs by less.
+_ROUNDING = 1e-3
 
 
 def sentence(row: dict[str, Any], text_fields: Sequence[str], template: str) -> str:
@@ -310,6 +312,11 @@ def load_embeddings(folder: str | os.PathLike) -> tuple[np.ndarray, dict[str, An
             f"with {MADE_BY}"
         )
     return embeddings_NE, header
+
+
+def are_alike(ones_NE: np.ndarray, others_NE: np.ndarray) -> bool:
+    """Whether one encoder may have made both of the same texts, be it on other processors."""
+    return ones_NE.shape == others_NE.shape and np.allclose(ones_NE, others_NE, atol=_ROUNDING)
 
 
 def earlier_embeddings(folder: str | os.PathLike, made_from: dict[str, Any]) -> np.ndarray | None:
