@@ -58,7 +58,8 @@ def benchmark(
     seconds = {}
     if not pathlib.Path(path).is_file():
         with _timed(seconds, "write_file"):
-            _write(path, num_items, embed_size, seed)
+            _write(f"{path}.part", num_items, embed_size, seed)
+            os.replace(f"{path}.part", path)
     embeddings_NE = np.load(path, mmap_mode="r")
     with _watched_memory() as peak:
         before = _anonymous_gib()
@@ -111,7 +112,6 @@ def _write(path: str, num_items: int, embed_size: int, seed: int) -> None:
     side = int(np.ceil(np.sqrt(num_items)))
     coarse_PE = rng.normal(size=(side, embed_size)).astype(np.float32)
     fine_PE = 0.5 * rng.normal(size=(side, embed_size)).astype(np.float32)
-    # Without an atomic rename: a file as large as this should be written once, in its place.
     items_NE = np.lib.format.open_memmap(path, "w+", np.float16, (num_items, embed_size))
     for row, coarse_E in enumerate(coarse_PE):
         part_NE = items_NE[row * side : (row + 1) * side]

@@ -28,11 +28,14 @@ def compare(folder: str, run: str, infer: str, out: str = "") -> dict:
     """
     path = pathlib.Path(folder, "runs", run, "eval", "test", "ranked_items.npz")
     _, ranked = artifacts.load_arrays(path, "ranked_items", "python -m tiger_jax.eval")
-    item_ids = np.array(Sequences.load(pathlib.Path(folder, "sequences.npz")).item_ids)
+    sequences = Sequences.load(pathlib.Path(folder, "sequences.npz"))
+    item_ids = np.array(sequences.item_ids)
     rows = [json.loads(line) for line in pathlib.Path(infer).read_text().splitlines()]
-    if len(rows) != len(ranked["scores"]):
+    users = [sequences.user_ids[row] for row in ranked["user_rows"]]
+    if [row["user"] for row in rows] != users:
         raise artifacts.InputError(
-            f"{infer}: {len(rows)} users, tiger_jax.eval ranked for {len(ranked['scores'])}"
+            f"{infer}: of other users than {path}, {len(rows)} and {len(users)}; evaluate the same "
+            "with both, in the same order"
         )
     differing, unexplained, furthest = 0, 0, 0.0
     for row, items, scores in zip(rows, ranked["item_numbers"], ranked["scores"], strict=True):

@@ -98,7 +98,7 @@ def benchmark(
             print(f"{name}: not here ({error})")
     losses = {name: each.loss(batches[0]) for name, each in contestants.items()}
     require_equal(losses, dtype)
-    seconds, product_flops = race(contestants, batches, batches_per_round)
+    seconds, product_flops = race(contestants, batches, batches_per_round, dtype)
     rates = {
         name: batch_size * batches_per_round / statistics.median(times)
         for name, times in seconds.items()
@@ -176,10 +176,10 @@ def random_batches(plan: np.ndarray, data: dict, count: int, seed: int) -> list[
 
 
 def race(
-    contestants: dict[str, Contestant], batches: list[dict], batches_per_round: int
+    contestants: dict[str, Contestant], batches: list[dict], batches_per_round: int, dtype: str
 ) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each round by contestant, and FLOP/s of a large matrix product beside them."""
-    product, product_flops = large_product()
+    """Seconds of each round by contestant, and FLOP/s of a large product of that type beside."""
+    product, product_flops = large_product(dtype)
     seconds = {name: [] for name in contestants}
     rates = []
     # Compile and warm up; again, as what a step leaves behind may lie elsewhere than at first.
@@ -394,9 +394,9 @@ def flops_per_example(config: NetworkConfig, groups: examples.LengthGroups, id_l
     return 3 * total / groups.batch_size
 
 
-def large_product(size: int = 2048) -> tuple[Callable[[], None], float]:
-    """A float32 product of two large square matrices, compiled, and its operations."""
-    a = jax.random.normal(jax.random.key(0), (size, size))
+def large_product(dtype: str, size: int = 2048) -> tuple[Callable[[], None], float]:
+    """A product of two large square matrices, compiled, and its operations."""
+    a = jax.random.normal(jax.random.key(0), (size, size)).astype(dtype)
     multiply = jax.jit(lambda a: a @ a)
     jax.block_until_ready(multiply(a))
     return lambda: jax.block_until_ready(multiply(a)), 2.0 * size**3

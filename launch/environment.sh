@@ -29,11 +29,13 @@ prepare_environment() {
   fi
   python=$(find_python) || return
   echo "installing into .venv with $("$python" --version) ..." >&2
-  "$python" -m venv .venv
+  "$python" -m venv .venv || return
   # torch first and pinned: a range would fetch the newest build with gigabytes of CUDA.
   case $extras in
-    *text*) "$PYTHON" -m pip install --quiet --disable-pip-version-check torch==2.13.0 ;;
+    *text*)
+      "$PYTHON" -m pip install --quiet --disable-pip-version-check torch==2.13.0 || return
+      ;;
   esac
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}"
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -e ".${extras:+[$extras]}" || return
   echo "$wanted" >"$stamp"
 }

@@ -100,17 +100,22 @@ def id_health(
     for card in cards.split(","):
         if card not in CARDS:
             raise InputError(f"cards: no card {card!r}; choose of {', '.join(CARDS)}")
-    datasets = {
-        folder: Sequences.load(pathlib.Path(folder, SEQUENCES)).header["dataset"]
-        for folder in folders.split(",")
-    }
+    sources = {folder: content.load_embeddings(folder)[1] for folder in folders.split(",")}
     command = f"python -m launch.id_health --folders={folders} --cards={cards} --seeds={seeds}"
     command += f" --epochs={epochs}" if epochs else ""
     rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
-    for seed, card, folder in itertools.product(range(seeds), cards.split(","), datasets):
+    # The table has a line for a dataset and scheme, whatever encoder.
+    encoders = {row["encoder"] for row in rows}
+    encoders |= {content.encoder_name(header["encoder"]) for header in sources.values()}
+    if len(encoders) > 1:
+        raise InputError(
+            f"{RESULTS}: would have rows of several encoders, {', '.join(sorted(encoders))}; "
+            "prepare the folders with one, or move the file away"
+        )
+    for seed, card, folder in itertools.product(range(seeds), cards.split(","), sources):
         own_epochs = epochs if "vqvae" in card or "rqvae" in card else None
         made = ([row[name] for name in IDENTITY] for row in rows)
-        if [datasets[folder], card, seed, own_epochs] in made:
+        if [sources[folder]["dataset"], card, seed, own_epochs] in made:
             continue
         rows.append(measure(folder, card, seed, own_epochs))
         today = datetime.datetime.now(datetime.UTC).date().isoformat()

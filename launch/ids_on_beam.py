@@ -18,10 +18,11 @@ import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from tiger_jax import command_line
+from tiger_jax import artifacts, command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.new_items import load_frozen
 from tiger_jax.semantic_ids import quantizer
 from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import SemanticIdTable
@@ -31,6 +32,9 @@ python -m launch.ids_on_beam --folder=work/beauty --ids=rqvae --output=work/beau
 python -m launch.ids_on_beam --folder=/mnt/beauty --ids=rqvae --output=/mnt/ids --beam_options="--runner=FlinkRunner --flink_master=host:8081"
 """  # noqa: E501
 
+# As Beam calls the shards of a text.
+_SHARDS = "shard-*-of-*.jsonl"
+
 
 class ShardCodes(beam.DoFn):
     """(first row, end row) -> (codes, item number) of each of them.
@@ -38,16 +42,20 @@ class ShardCodes(beam.DoFn):
     Args:
       folder: prepared folder.
       ids: name of IDs whose quantiser is used.
+      parameters_checksum: of that quantiser.
       embed: whether texts are embedded here, or embeddings read from the folder.
     """
 
-    def __init__(self, folder: str, ids: str, embed: bool):
+    def __init__(self, folder: str, ids: str, parameters_checksum: str, embed: bool):
         self.folder, self.ids, self.embed = folder, ids, embed
+        self.parameters_checksum = parameters_checksum
 
     def setup(self):
         """Loads the quantiser and, where needed, the encoder: once a worker."""
         home = pathlib.Path(self.folder)
-        self.quantizer = Quantizer.load(home / "ids" / self.ids / quantizer.FILE)
+        self.quantizer = Quantizer.load(
+            home / "ids" / self.ids / quantizer.FILE, self.parameters_checksum
+        )
         self.embeddings_NE, source = content.load_embeddings(self.folder)
         if self.embed:
             self.texts = content.sentences(
@@ -104,9 +112,26 @@ def ids_on_beam(
       embed: whether the items' texts are embedded again.
       shard_items: items of a shard.
       beam_options: flags of Beam, such as --runner; as it is, all runs in this process.
+
+    Raises:
+      InputError: IDs that are not of these items and embeddings, or whose codes do not come from
+        an item's content alone.
     """
-    num_items = Sequences.load(pathlib.Path(folder, SEQUENCES)).num_items
-    made = SemanticIdTable.load(pathlib.Path(folder, "ids", ids, "semantic_ids.npz"))
+    artifacts.require_at_least(1, shard_items=shard_items)
+    sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
+    num_items = sequences.num_items
+    path = pathlib.Path(folder, "ids", ids, "semantic_ids.npz")
+    made, frozen = load_frozen(path, sequences, content.load_embeddings(folder)[0])
+    if made.num_items < num_items:
+        raise InputError(
+            f"{path}: has IDs for the first {made.num_items:,} of {num_items:,} items; give it the "
+            "others by make_ids --add"
+        )
+    if made.header.get("cooccurrence_width"):
+        raise InputError(
+            f"{ids}: IDs that see which items come together in training, which takes all sequences "
+            "at once; make some of content alone"
+        )
     if made.header.get("balanced"):
         raise InputError(
             f"{ids}: IDs whose last codes were shared out (balance), which takes all items at once;"
@@ -118,22 +143,22 @@ def ids_on_beam(
     ]
     target = pathlib.Path(output)
     target.mkdir(parents=True, exist_ok=True)
-    for old in target.glob("shard-*"):
+    for old in target.glob(_SHARDS):
         old.unlink()
     with beam.Pipeline(options=PipelineOptions(shlex.split(beam_options))) as pipeline:
         _ = (
             pipeline
             | "shards" >> beam.Create(shards)
             | "spread" >> beam.Reshuffle()
-            | "codes" >> beam.ParDo(ShardCodes(folder, ids, embed))
+            | "codes" >> beam.ParDo(ShardCodes(folder, ids, frozen.checksum(), embed))
             | "equal codes" >> beam.GroupByKey()
             | "collision tokens" >> beam.FlatMap(semantic_ids, collision_size)
             | "lines" >> beam.Map(json.dumps)
             | "write" >> beam.io.WriteToText(str(target / "shard"), file_name_suffix=".jsonl")
         )
     semantic_ids_NI = np.zeros((num_items + 1, made.id_length), np.int32)
-    for path in sorted(target.glob("shard-*")):
-        for line in path.read_text().splitlines():
+    for shard in sorted(target.glob(_SHARDS)):
+        for line in shard.read_text().splitlines():
             item_number, semantic_id = json.loads(line)
             semantic_ids_NI[item_number] = semantic_id
     table = SemanticIdTable(semantic_ids_NI, made.codebook_sizes, made.header)

@@ -24,6 +24,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from tiger_jax import artifacts, checkpoints, command_line
 from tiger_jax.artifacts import InputError
+from tiger_jax.data import records
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.data.tables import open_table
 from tiger_jax.recommender import Recommender
@@ -216,6 +217,8 @@ def read(path: str) -> Iterator[tuple[str | None, list[str]]]:
             raise InputError(f"{where}: history must be a list of raw item ids, which are texts")
         if not isinstance(user, str | None):
             raise InputError(f"{where}: user must be a raw id, which is a text, or null")
+        if not all(map(records.is_utf8, [user or "", *history])):
+            raise InputError(f"{where}: user and history must be Unicode; mend the ids")
         yield user, history
 
 

@@ -10,6 +10,7 @@ know tasks by name alone, such as seqio_cache_tasks, import a module of yours th
 
 import functools
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import flax
@@ -326,9 +327,13 @@ def add_task(
 ) -> str:
     """Adds a task of any source of users; see `prefix_examples` for what it must yield.
 
+    Returns:
+      Its name: as given, but _ for each sign that SeqIO does not take.
+
     Raises:
       InputError: another task has that name.
     """
+    name = re.sub(r"[^\w:.]", "_", name, flags=re.ASCII)
     if name in seqio.TaskRegistry.names():
         raise InputError(f"task {name} is there already with other settings; rename the folder")
     feature = seqio.Feature(vocab, add_eos=False, dtype=tf.int32)

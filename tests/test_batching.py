@@ -147,6 +147,19 @@ def test_imagined_users_have_tokens_of_their_own(folder):
     np.testing.assert_array_equal(batch["decoder_target_tokens"], targets)
 
 
+def test_where_a_teacher_expects_nothing_all_weight_is_the_item_that_came(folder):
+    """With the whole of the weight his, there would else be no target."""
+    sequences, table, vocabulary = loaded(folder)
+    made = examples.prefix_examples(sequences, 6)
+    nothing_PQ = np.zeros((len(made.items), 2))
+    soft_targets = SoftTargets(nothing_PQ.astype(np.int32), nothing_PQ.astype(np.float32), {})
+    data = batching.device_data(made, sequences, table, vocabulary, soft_targets)
+    batch = batching.assemble(data, jnp.arange(10), 6)
+    taught = batching.taught(batch, data, 1.0, jax.random.key(0))
+    np.testing.assert_array_equal(taught["shares"], [[1, 0, 0]] * 10)
+    np.testing.assert_array_equal(taught["decoder_target_tokens"], batch["decoder_target_tokens"])
+
+
 def test_a_taught_target_is_drawn_from_the_mixture(folder):
     """A quarter of the weight is the teacher's, who expects two items 3 to 1."""
     sequences, table, vocabulary = loaded(folder)

@@ -64,6 +64,39 @@ def test_flag_wins_over_gin_and_gin_over_default(capsys, tmp_path):
     assert json.loads(line)["count"] == 7
 
 
+def bound(capsys, **values):
+    bindings = [f"--gin.test_command_line.demo.{name}={value}" for name, value in values.items()]
+    return outcome(capsys, "--folder=a", *bindings, "--json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("count", "1e1", 10), ("rate", "2", 2), ("rate", "None", None), ("quick", "True", True)],
+)
+def test_a_value_of_gin_is_what_the_flag_would_be(capsys, name, value, expected):
+    code, line, error = bound(capsys, **{name: value})
+    assert code == 0, error
+    assert json.loads(line)[name] == expected
+    assert type(json.loads(line)[name]) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("count", "1.5", "count = 1.5 is no int"),
+        ("count", "'3'", "count = '3' is no int"),
+        ("count", "True", "count = True is no int"),
+        ("count", "None", "count = None is no int"),
+        ("rate", "'x'", "rate = 'x' is no float"),
+        ("quick", "1", "quick = 1 is no bool"),
+    ],
+)
+def test_a_value_of_gin_of_another_kind_is_one_line(capsys, name, value, message):
+    code, _, error = bound(capsys, **{name: value})
+    assert code == 2
+    assert error == f"error: gin: {message}; mend it\n"
+
+
 def test_a_flag_stands_in_for_a_macro_that_no_file_sets(capsys, tmp_path):
     card = tmp_path / "card.gin"
     card.write_text(

@@ -15,6 +15,7 @@ from tests.test_recommend import (  # noqa: F401
     ragged,
     recommender,
 )
+from tiger_jax import artifacts
 from tiger_jax import export as export_module
 from tiger_jax.artifacts import InputError
 from tiger_jax.vocabulary import fnv1a
@@ -112,3 +113,21 @@ def test_without_tensorflow_a_savedmodel_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="a SavedModel wants tensorflow"):
         export_module.export(str(folder), "tiger", str(tmp_path / "out"), savedmodel=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_cut_short_leaves_the_files_of_the_one_before(folder, tmp_path, monkeypatch):  # noqa: F811
+    output = tmp_path / "out"
+    arguments = {"num_results": 2, "num_beams": 4, "batch_size": 2}
+    export_module.export(str(folder), "tiger", str(output), **arguments)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    save_json = artifacts.save_json
+
+    def killed(path, value):
+        if path.name == "export.json":
+            raise KeyboardInterrupt
+        save_json(path, value)
+
+    monkeypatch.setattr(artifacts, "save_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        export_module.export(str(folder), "tiger", str(output), **arguments | {"num_beams": 6})
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before

@@ -200,6 +200,7 @@ def test_nothing_is_measured_on_items_that_a_run_may_have_learnt(shop):
         ({"num_users": -5}, "num_users is -5"),
         ({"prior_items": 0}, "prior_items is 0"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "seed is 4294967296"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(arguments, message, shop):
@@ -212,6 +213,15 @@ def test_a_fusion_that_was_not_chosen_is_refused(shop):
         eval.evaluate(str(shop), "tiger", fusion="counts", **SIZES)
     artifacts.save_json(shop / "runs/tiger/fusions/counts.json", {"prior": {}})
     with pytest.raises(InputError, match=r"counts.json"):
+        eval.evaluate(str(shop), "tiger", fusion="counts", **SIZES)
+
+
+def test_a_fusion_of_another_training_with_the_same_best_step_is_refused(shop):
+    fuse.choose(str(shop), "tiger", **SIZES)
+    checkpoint = next((shop / "runs/tiger/checkpoints").glob("checkpoint_*"))
+    path = checkpoint / "checksums.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(InputError, match=r"chosen for checkpoint .* choose again"):
         eval.evaluate(str(shop), "tiger", fusion="counts", **SIZES)
 
 

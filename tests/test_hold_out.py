@@ -110,3 +110,12 @@ def test_share_of_none_or_all_is_refused(share):
 def test_share_that_leaves_nothing_to_train_on_is_refused():
     with pytest.raises(InputError, match="leaves no user"):
         HoldOut.draw(hand_made().source, 0.9, 0)
+
+
+def test_embeddings_of_the_sequences_are_refused(tmp_path):
+    """They tell who bought the items that nobody is to know yet."""
+    prepare.prepare("synthetic", str(tmp_path / "all"), encoder="cooccurrence", width=8)
+    held_out = HoldOut.draw(Sequences.load(tmp_path / "all" / "sequences.npz"), 0.05, 0)
+    with pytest.raises(InputError, match="prepare it with an encoder of texts"):
+        hold_out.write(held_out, tmp_path / "all", tmp_path / "seen")
+    assert not (tmp_path / "seen").exists()

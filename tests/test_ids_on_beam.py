@@ -1,6 +1,7 @@
 """The Beam pipeline gives the IDs that make_ids gives. Needs the extra `beam`."""
 
 import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -62,3 +63,27 @@ def test_codes_that_were_shared_out_are_refused(folder, tmp_path):
     shared.save(folder / "ids" / "shared" / "semantic_ids.npz")
     with pytest.raises(InputError, match="last codes were shared out"):
         ids_on_beam.ids_on_beam(str(folder), "shared", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cooccurrence_width": 8}, "come together in training"),
+        ({"parameters_checksum": "of another"}, "quantizer.npz"),
+        ({"items_checksum": "of others"}, "made for other items"),
+    ],
+)
+def test_ids_that_the_quantiser_did_not_make_are_refused(folder, tmp_path, changes, message):
+    made = SemanticIdTable.load(folder / "ids" / "mine" / "semantic_ids.npz")
+    home = tmp_path / "prepared"
+    shutil.copytree(folder, home)
+    other = SemanticIdTable(made.semantic_ids_NI, made.codebook_sizes, made.header | changes)
+    other.save(home / "ids" / "mine" / "semantic_ids.npz")
+    with pytest.raises(InputError, match=message):
+        ids_on_beam.ids_on_beam(str(home), "mine", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_shards_have_items(folder, tmp_path):
+    with pytest.raises(InputError, match="shard_items is 0; give 1 or more"):
+        ids_on_beam.ids_on_beam(str(folder), "mine", str(tmp_path), shard_items=0)

@@ -99,6 +99,19 @@ def test_drawn_pairs_tell_what_all_pairs_tell():
     assert every[0]["cosine"] < 0.3 < 0.6 < every[1]["cosine"]
 
 
+def test_pairs_that_share_no_more_are_drawn_among_many_that_do():
+    """3,000 items, all but two alike: one pair alone shares exactly the first two codes."""
+    codes_NL = np.zeros((3000, 3), int)
+    codes_NL[0], codes_NL[1] = (1, 0, 0), (1, 0, 1)
+    embeddings_NE = np.tile([1.0, 0.0], (3000, 1))
+    embeddings_NE[:2] = [[0.0, 1.0], [0.6, 0.8]]
+    found = inspection.likeness_by_shared_prefix(codes_NL, embeddings_NE, num_pairs=100)
+    assert [row["pairs"] for row in found] == [2 * 2998, 0, 1, 2998 * 2997 // 2]
+    assert [row["cosine"] for row in found[1:]] == [None, pytest.approx(0.8), pytest.approx(1)]
+    # Half of the pairs that share nothing are of either item: 0 and 0.6.
+    assert found[0]["cosine"] == pytest.approx(0.3, abs=0.1)
+
+
 def test_items_all_apart_have_no_pair_to_tell_of_equal_codes():
     found = inspection.likeness_by_shared_prefix(np.array([[0], [1]]), np.ones((2, 3)))
     assert found[1] == {"shared": 1, "pairs": 0, "cosine": None, "same_category": []}

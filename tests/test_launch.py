@@ -44,6 +44,35 @@ def test_without_a_fitting_python_the_environment_says_what_to_install(tmp_path)
     assert done.stderr.startswith("error: Python 3.11 or newer is needed")
 
 
+_PYTHON_WITHOUT_PIP = """#!/bin/sh
+case "$1" in
+  -c) exit 0 ;;
+  --version) echo Python 3.11 ;;
+  -m) [ "$2" = venv ] && mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+esac
+"""
+
+
+def test_an_installation_that_failed_is_not_taken_for_done(tmp_path):
+    """As the README has it, without `set -e`; the next call tries again."""
+    python = tmp_path / "python"
+    python.write_text(_PYTHON_WITHOUT_PIP)
+    python.chmod(0o755)
+    (tmp_path / "setup.py").write_text("")
+    command = f"source {ROOT}/launch/environment.sh && prepare_environment dev-text"
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+            env=os.environ | {"TIGER_PYTHON": str(python)},
+        )
+        assert done.returncode != 0
+    assert (tmp_path / ".venv" / "bin" / "python").is_file()
+    assert not (tmp_path / ".venv" / "installed").exists()
+
+
 def gpu(*arguments):
     environment = os.environ | {"TIGER_PYTHON": sys.executable}
     command = ["bash", str(ROOT / "launch" / "gpu.sh"), *arguments]

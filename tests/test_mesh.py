@@ -143,7 +143,7 @@ def test_parameters_lie_where_their_axes_say():
     model = TigerModel(NETWORK, Vocabulary((8, 8, 8, 16), 20))
     optimizer = train_state.adafactor(train_state.rsqrt_schedule(0.01, 10))
     state = train_state.TrainState.create(model.init(jax.random.key(0)), optimizer)
-    devices = mesh.make(2, 4 // 2, NETWORK.num_heads)
+    devices = mesh.make(2, 4 // 2, NETWORK)
     shardings = mesh.state_shardings(devices, model, state)
     placed = mesh.put(state, shardings)
     kernel = placed.params["encoder"]["layers_0"]["mlp"]["wi"]["kernel"]
@@ -152,16 +152,18 @@ def test_parameters_lie_where_their_axes_say():
 
 
 @pytest.mark.parametrize(
-    ("data", "model", "heads", "message"),
+    ("data", "model", "sizes", "message"),
     [
-        (3, 3, 3, "there are 8 devices"),
-        (0, 1, 2, "there are 8 devices"),
-        (2, 4, 6, "6 attention heads do not divide"),
+        (3, 3, {}, "there are 8 devices"),
+        (0, 1, {}, "there are 8 devices"),
+        (2, 4, {"num_heads": 6}, "num_heads = 6 does not divide"),
+        (2, 4, {"num_heads": 4, "vocab_size": 3026}, "vocab_size = 3026 does not divide"),
+        (2, 3, {"num_heads": 6, "vocab_size": 3027}, "mlp_dim = 32 does not divide"),
     ],
 )
-def test_a_mesh_that_does_not_fit_is_refused(data, model, heads, message):
+def test_a_mesh_that_does_not_fit_is_refused(data, model, sizes, message):
     with pytest.raises(InputError, match=message):
-        mesh.make(data, model, heads)
+        mesh.make(data, model, dataclasses.replace(NETWORK, **sizes))
 
 
 @pytest.mark.parametrize("processes", ["2", "localhost,2,0", "localhost:1,two,0", "a:1,2", "auto"])

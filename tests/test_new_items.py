@@ -248,6 +248,15 @@ def test_a_column_of_ones_own_reads_as_in_the_table(tmp_path, size):
     np.testing.assert_allclose(embeddings_NE[-1], embeddings_NE[2], atol=1e-6)
 
 
+def test_fields_of_own_data_read_as_in_the_table(tmp_path):
+    own_catalogue(tmp_path, "tfidf")
+    row = {"item_id": "new", "title": 7, "price": "$12.99", "categories": "a > b", "size": 2}
+    add_items(str(tmp_path / "own"), "lsh", write(tmp_path / "new.jsonl", [row]))
+    found = content.load_items(tmp_path / "own")[-1]
+    expected = {"title": "7", "price": "$12.99", "categories": [["a", "b"]], "size": "2"}
+    assert {name: found[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize("size", [[1, 2], {"a": 1}])
 def test_a_column_of_ones_own_must_be_a_text_or_a_number(tmp_path, size):
     own_catalogue(tmp_path, "tfidf")
@@ -296,6 +305,10 @@ def test_killed_while_files_change_places_is_finished_by_the_next_call(
     else:
         add_items(str(folder), "residual", fresh)
     monkeypatch.undo()
+    if moved < 7:
+        # Nobody reads a folder of two versions.
+        with pytest.raises(InputError, match="cut off at its very end; give that one again"):
+            Sequences.load(folder / "sequences.npz")
     with pytest.raises(InputError, match="has an ID already"):
         add_items(str(folder), "residual", fresh)
     names = {path.relative_to(folder): data for path, data in contents(folder).items()}

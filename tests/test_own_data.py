@@ -336,3 +336,36 @@ def test_columns_of_ones_own_are_in_the_sentence(tmp_path, monkeypatch):
         source, str(tmp_path / "p"), items, min_interactions=3, text_fields="net weight, title"
     )
     assert texts[0] == "Title: alpha thing. Net weight: 9 g."
+
+
+def test_users_with_very_many_interactions_have_a_report(tmp_path):
+    """All in the last column of its histogram."""
+    source = tmp_path / "orders.csv"
+    rows = [f"{user},{(user + place) % 20},{place}" for user in range(2) for place in range(60)]
+    source.write_text("user_id,item_id,timestamp\n" + "\n".join(rows))
+    prepare.prepare(str(source), str(tmp_path / "p"), encoder="cooccurrence", width=4)
+    assert "sequences have 60 to 60 items" in (tmp_path / "p" / "report.html").read_text()
+
+
+def test_an_item_is_called_what_the_interactions_call_it(tmp_path):
+    """Whatever another column of the same name holds, and for items without a row."""
+    source, items = shop(tmp_path / "shop")
+    path = pathlib.Path(items)
+    header, *rows = path.read_text().splitlines()
+    rows = [f"{row},other" for row in rows[1:]]
+    path.write_text("\n".join([header.replace("item_id", "sku") + ",item_id", *rows]))
+    prepare.prepare(
+        source, str(tmp_path / "p"), items, items_id_column="sku", min_interactions=3,
+        text_fields="title,item_id",
+    )  # fmt: skip
+    sequences = Sequences.load(tmp_path / "p" / "sequences.npz")
+    found = [row["item_id"] for row in content.load_items(tmp_path / "p")]
+    assert found == list(sequences.item_ids[1:])
+
+
+def test_a_column_that_only_late_rows_have_is_read(tmp_path):
+    rows = [{"item_id": number} for number in range(5000)] + [{"item_id": "last", "brand": "Acme"}]
+    (tmp_path / "i.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "o.csv").write_text("user_id,item_id,timestamp\nu,last,1\n")
+    raw = own_data.read_raw(tmp_path / "o.csv", tmp_path / "i.jsonl", Columns())
+    assert raw.metadata["last"]["brand"] == "Acme"

@@ -127,6 +127,7 @@ def test_what_was_killed_goes_on_and_does_nothing_twice(folder, tmp_path):  # no
         ([{"history": "B1"}], [], "users.jsonl:1: history must be a list of raw item ids"),
         ([{"history": []}, {"history": [1]}], [], "users.jsonl:2: history must be a list"),
         ([{"history": [], "user": 7}], [], "users.jsonl:1: user must be a raw id"),
+        ([{"history": ["\ud800"]}], [], "users.jsonl:1: user and history must be Unicode"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(

@@ -108,7 +108,9 @@ def test_without_user_tokens_the_inputs_begin_with_the_history(folder, sequences
         lambda split, shuffle_files: amazon.prepared_users(sequences, split, shuffle_files),
         splits=amazon.SPLITS,
     )
-    task = amazon.add_task("userless", source, vocab, HISTORY)
+    # SeqIO's names are of letters, digits and a few signs.
+    task = amazon.add_task("user-less codes", source, vocab, HISTORY)
+    assert task == "user_less_codes"
     assert amazon.feature_lengths(task, HISTORY) == {"inputs": HISTORY * 4, "targets": 4}
     first = model_batch(task, "test")["encoder_input_tokens"][0]
     history = sequences.split("test")[0][0][-HISTORY:]

@@ -47,6 +47,12 @@ def require_at_least(least: int, **values: int) -> None:
             raise InputError(f"{name} is {value}; give {least} or more")
 
 
+def require_seed(seed: int) -> None:
+    """InputError unless JAX, NumPy and scikit-learn take it as it is: of 32 bits."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed is {seed}; give 0 to 2**32 - 1 = {2**32 - 1}")
+
+
 def require_shares(**values: float) -> None:
     """InputError for the first of the named values that is not from 0 to 1."""
     for name, value in values.items():
@@ -198,6 +204,15 @@ def finish_together(folder: str | os.PathLike) -> None:
         if path.is_file():
             path.replace(pathlib.Path(folder, path.relative_to(complete)))
     shutil.rmtree(complete)
+
+
+def require_settled(folder: str | os.PathLike) -> None:
+    """InputError where a process that changed files together was killed while they moved."""
+    if pathlib.Path(folder, _COMPLETE).is_dir():
+        raise InputError(
+            f"{folder}: holds files of two versions, as a command was cut off at its very end; "
+            "give that one again (prepare or make_ids --add), which finishes it first"
+        )
 
 
 def save_arrays(path: str | os.PathLike, kind: str, header: dict, **arrays: np.ndarray) -> None:

@@ -222,7 +222,9 @@ def taught(
     expected = data["tokens_NI"][data["expected_items"][batch["places"]]]
     tokens_QI = jnp.concatenate([came_I[..., None, :], expected], axis=-2)
     shares_Q = weight * data["shares"][batch["places"]]
-    shares_Q = jnp.concatenate([jnp.full_like(shares_Q[..., :1], 1 - weight), shares_Q], axis=-1)
+    # Who has seen all items can expect none.
+    came_1 = jnp.where(shares_Q.any(axis=-1, keepdims=True), 1 - weight, 1.0)
+    shares_Q = jnp.concatenate([came_1, shares_Q], axis=-1)
     drawn = jax.random.categorical(key, jnp.log(shares_Q))[..., None, None]
     return batch | {
         "decoder_target_tokens": jnp.take_along_axis(tokens_QI, drawn, axis=-2)[..., 0, :],

@@ -89,7 +89,7 @@ def _run(function: Callable[..., dict], argv: list[str], examples: str) -> tuple
         raise InputError(f"unexpected argument {positional[0]!r}; options begin with --")
     given = {name: values[name].value for name in _arguments(function) if values[name].present}
     bound, configuration = _gin_bindings(function, values.gin_file, bindings)
-    arguments = {**_resolved(bound, given), **given}
+    arguments = {**_of_their_kinds(function, _resolved(bound, given)), **given}
     _require_arguments(function, arguments)
     if _CONFIGURATION in inspect.signature(function).parameters:
         flags_text = [f"# flag: {name} = {value!r}\n" for name, value in given.items()]
@@ -171,6 +171,23 @@ def _resolved(bound: dict[str, typing.Any], given: dict) -> dict[str, typing.Any
         macro = re.search(r"configurable 'macro'.* in scope '(\w+)'", str(error), re.DOTALL)
         reason = f"no file sets the macro {macro[1]}; add one that does" if macro else error
         raise InputError(f"gin: {reason}") from error
+
+
+def _of_their_kinds(function: Callable, values: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    """The values of gin's bindings, those of flags' kinds as a flag would have them."""
+    hints, kinds = typing.get_type_hints(function), _arguments(function)
+    found = {}
+    for name, value in values.items():
+        kind = kinds.get(name)
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        takes = (int, float) if kind is float else kind
+        is_none = value is None and type(None) in typing.get_args(hints.get(name))
+        fits = kind is None or is_none or isinstance(value, takes)
+        if not fits or (isinstance(value, bool) and kind in (int, float)):
+            raise InputError(f"gin: {name} = {value!r} is no {kind.__name__}; mend it")
+        found[name] = value
+    return found
 
 
 def _require_macro(gin, binding: str) -> None:

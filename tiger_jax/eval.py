@@ -68,7 +68,7 @@ def evaluate(
         together, without the history, as they were chosen. The run alone if empty.
       seed: of the sample and of the bootstrap.
     """
-    artifacts.require_at_least(0, seed=seed)
+    artifacts.require_seed(seed)
     if num_beams < _NUM_RESULTS or batch_size < 1 or num_users < 0:
         raise artifacts.InputError(
             f"num_beams={num_beams}, batch_size={batch_size}, num_users={num_users}: choose at "

@@ -76,10 +76,6 @@ def export(
         data = jax.export.export(jax.jit(serve), platforms=_PLATFORMS)(*shapes).serialize()
     except ImportError as error:
         raise InputError(f"{error}: pip install -e '.[export]' in the checkout") from error
-    path = pathlib.Path(output, "recommend.stablehlo")
-    with artifacts.atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-    artifacts.save_json(pathlib.Path(output, "item_ids.json"), list(recommender.item_ids))
     vocabulary = recommender.model.vocabulary
     result = {
         "run": run,
@@ -98,12 +94,16 @@ def export(
         "bytes": len(data),
         **artifacts.provenance(),
     }
-    artifacts.save_json(pathlib.Path(output, "export.json"), result)
-    if savedmodel:
-        # TensorFlow's StableHLO may be older than JAX's, and not know its top_k.
-        serve = servable(recommender, num_results, exclude_history, _top_k_by_sorting)
-        _write_savedmodel(pathlib.Path(output, "savedmodel"), serve, shapes)
-    print(f"wrote {path}: {len(data) / 1e6:.1f} MB")
+    with artifacts.all_together(output) as staging:
+        with artifacts.atomic_path(staging / "recommend.stablehlo") as temporary:
+            temporary.write_bytes(data)
+        artifacts.save_json(staging / "item_ids.json", list(recommender.item_ids))
+        artifacts.save_json(staging / "export.json", result)
+        if savedmodel:
+            # TensorFlow's StableHLO may be older than JAX's, and not know its top_k.
+            serve = servable(recommender, num_results, exclude_history, _top_k_by_sorting)
+            _write_savedmodel(staging / "savedmodel", serve, shapes)
+    print(f"wrote {pathlib.Path(output, 'recommend.stablehlo')}: {len(data) / 1e6:.1f} MB")
     return result
 
 

@@ -54,7 +54,8 @@ def choose(
       seed: of the sample.
     """
     artifacts.require_names(name=name)
-    artifacts.require_at_least(0, num_users=num_users, seed=seed)
+    artifacts.require_at_least(0, num_users=num_users)
+    artifacts.require_seed(seed)
     artifacts.require_at_least(1, prior_items=prior_items)
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     _, users, histories, targets = sequences.sampled_split("validation", num_users, seed)
@@ -93,7 +94,7 @@ def choose(
         "candidate_recall": float((mixed.item_numbers == targets[:, None]).any(axis=1).mean()),
         "num_users": len(users),
         "num_beams": num_beams,
-        **fusion.provenance(folder, recommender, sequences, sasrec),
+        **fusion.provenance(folder, run, recommender, sequences, sasrec),
         "seed": seed,
         **artifacts.provenance(),
     }

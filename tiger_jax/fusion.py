@@ -28,7 +28,7 @@ MODEL = "model"
 _FUSE = "python -m tiger_jax.fuse"
 # What a saved choice has to say of itself.
 _SAVED = ("prior", "prior_weight", "prior_items", "exponents", "sasrec")
-_SAVED += ("step", "table", "sequences", "sasrec_checkpoint")
+_SAVED += ("step", "checkpoint", "table", "sequences", "content", "sasrec_checkpoint")
 
 # Histories whose opinions on all items are held at once.
 _AT_ONCE = 256
@@ -201,7 +201,7 @@ def load_opinions(folder: str | os.PathLike, sequences: Sequences, sasrec: str =
 
 
 def provenance(
-    folder: str | os.PathLike, recommender: Recommender, sequences: Sequences, sasrec: str
+    folder: str | os.PathLike, run: str, recommender: Recommender, sequences: Sequences, sasrec: str
 ) -> dict[str, Any]:
     """What a choice holds for: checkpoints, Semantic IDs, sequences and content."""
     of_sasrec = ""
@@ -211,6 +211,9 @@ def provenance(
         of_sasrec = checkpoints.identity(checkpoint_folder, step)
     return {
         "step": recommender.step,
+        "checkpoint": checkpoints.identity(
+            checkpoints.folder_of(pathlib.Path(folder, "runs", run)), recommender.step
+        ),
         "table": recommender.table.checksum(),
         "sequences": sequences.checksum(),
         "content": content.load_embeddings(folder)[1]["checksum"],
@@ -228,7 +231,7 @@ def load(
     """
     path = path_of(folder, run, name)
     saved = artifacts.load_json(path, _FUSE, _SAVED)
-    for fact, value in provenance(folder, recommender, sequences, saved["sasrec"]).items():
+    for fact, value in provenance(folder, run, recommender, sequences, saved["sasrec"]).items():
         if saved[fact] != value:
             raise artifacts.InputError(
                 f"{path}: chosen for {fact} {saved[fact]}, but it is {value} now; choose again with"

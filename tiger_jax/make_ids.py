@@ -82,7 +82,7 @@ def make_ids(
       InputError: unusable embeddings, a collapsed codebook, too many items with equal codes.
     """
     artifacts.require_names(ids=ids)
-    artifacts.require_at_least(0, seed=seed)
+    artifacts.require_seed(seed)
     artifacts.require_at_least(1, collision_size=collision_size)
     artifacts.require_shares(min_codebook_usage=min_codebook_usage)
     embeddings_NE, source = content.load_embeddings(folder)
@@ -128,7 +128,8 @@ def make_ids(
         journal.clear()
         raise
     _write(target, table, codes, health, configuration)
-    items = content.load_items(folder)
+    # Meanwhile another table may have been given more.
+    items = content.load_items(folder)[: table.num_items]
     report.write(target / "report.html", table, health, codes.history, items, embeddings_NE)
     journal.clear()
     usage = " ".join(f"{share:.0%}" for share in health["codebook_usage"])

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tiger_jax.artifacts import InputError
 from tiger_jax.model.model import TigerModel
+from tiger_jax.model.network import NetworkConfig
 from tiger_jax.train_state import TrainState
 
 LOGICAL_AXES = (
@@ -26,6 +27,8 @@ LOGICAL_AXES = (
     ("embed", None),
     ("relpos_buckets", None),
 )
+# Of the network, what lies along the axes that "model" parts share.
+_SHARED_SIZES = ("num_heads", "vocab_size", "mlp_dim")
 
 
 def hardware() -> str:
@@ -68,11 +71,12 @@ def join(processes: str) -> None:
     jax.distributed.initialize(address, *map(int, numbers))
 
 
-def make(data_parts: int, model_parts: int, num_heads: int) -> Mesh:
+def make(data_parts: int, model_parts: int, network: NetworkConfig) -> Mesh:
     """A mesh of the first data_parts * model_parts devices; of all processes, if there are more.
 
     Raises:
-      InputError: there are not so many, some process would have none, or the heads do not divide.
+      InputError: there are not so many, some process would have none, or the sizes of the network
+        that model_parts share do not divide by them.
     """
     devices = jax.devices()
     wanted = data_parts * model_parts
@@ -85,10 +89,13 @@ def make(data_parts: int, model_parts: int, num_heads: int) -> Mesh:
             f"data_parts={data_parts}, model_parts={model_parts}: several processes must use all "
             f"their {len(devices)} devices"
         )
-    if num_heads % model_parts:
-        raise InputError(
-            f"model_parts={model_parts}: {num_heads} attention heads do not divide by it"
-        )
+    for name in _SHARED_SIZES:
+        size = getattr(network, name)
+        if size % model_parts:
+            raise InputError(
+                f"model_parts={model_parts}: {name} = {size} does not divide by it; choose another,"
+                " or another size"
+            )
     return Mesh(np.array(devices[:wanted]).reshape(data_parts, model_parts), ("data", "model"))
 
 

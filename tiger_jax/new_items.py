@@ -12,8 +12,8 @@ import numpy as np
 
 from tiger_jax import artifacts
 from tiger_jax.artifacts import InputError
-from tiger_jax.data import content, own_data, records
-from tiger_jax.data.reviews import METADATA_FIELDS, metadata_row
+from tiger_jax.data import content, own_data, records, tables
+from tiger_jax.data.reviews import metadata_row
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer
@@ -60,7 +60,7 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
     embeddings_NE, source = content.load_embeddings(folder)
     rows = content.load_items(folder)
     path = home / "ids" / ids / _TABLE
-    table, frozen = _load_frozen(path, sequences, embeddings_NE)
+    table, frozen = load_frozen(path, sequences, embeddings_NE)
     given = _read_items(pathlib.Path(add), sequences, table.num_items, rows[0].keys())
     # Items that the folder has, as it grew with another table, only need an ID.
     unknown = [i for i, row in enumerate(given) if row["item_id"] not in sequences.item_number]
@@ -102,7 +102,7 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
     return {"added": len(codes_ML), **grown.health(), **grown.header}
 
 
-def _load_frozen(
+def load_frozen(
     path: pathlib.Path, sequences: Sequences, embeddings_NE: np.ndarray
 ) -> tuple[SemanticIdTable, Quantizer]:
     """The table and what made it; InputError unless of the folder's first items and embeddings."""
@@ -136,7 +136,8 @@ def _read_items(
     path: pathlib.Path, sequences: Sequences, num_items: int, fields: Collection[str]
 ) -> list[dict[str, Any]]:
     """The new items' metadata, with all `fields`; none may be among the table's `num_items`."""
-    columns = [name for name in fields if name not in ("item_id", *METADATA_FIELDS)]
+    # Each kind of source is read as `prepare` reads it.
+    is_own_data = tables.is_table(sequences.header.get("source", ""))
     rows, seen = [], {}
     for number, line in records.lines(path):
         where = f"{path}:{number}"
@@ -150,11 +151,16 @@ def _read_items(
         if item_id in seen:
             raise InputError(f"{where}: item {item_id} is given in line {seen[item_id]}, too")
         seen[item_id] = number
-        known = metadata_row(record, where)
+        known = {} if is_own_data else metadata_row(record, where)
         rows.append(
             {"item_id": item_id}
-            | {name: value for name, value in known.items() if name in fields}
-            | {name: own_data.value_of(name, record.get(name), name, where) for name in columns}
+            | {
+                name: known[name]
+                if name in known
+                else own_data.value_of(name, record.get(name), name, where)
+                for name in fields
+                if name != "item_id"
+            }
         )
     if not rows:
         raise InputError(f"{path}: holds no items; give a JSON object a line")
@@ -164,8 +170,10 @@ def _read_items(
 def _history(ids_folder: pathlib.Path) -> list[dict]:
     """Health while the scheme was trained; nothing where that is not known."""
     path = ids_folder / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    if not path.is_file():
+        return []
+    with artifacts.refusing_damage(path, "JSON lines", MADE_BY):
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _encode(

@@ -94,8 +94,7 @@ def prepare(
       synthetic_users: users of the synthetic catalogue.
       synthetic_items: items of the synthetic catalogue.
     """
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed={seed}: must be from 0 to 2**32 - 1")
+    artifacts.require_seed(seed)
     if not folder:
         raise InputError("folder='': give the prepared folder to write")
     artifacts.require_at_least(1, width=width, min_interactions=min_interactions)
@@ -126,7 +125,11 @@ def prepare(
     if _is_file(encoder):
         raw = own_data.only_catalogue(raw)
     prepared = sequences.build_sequences(raw, ties, seed, min_interactions, min_item_interactions)
-    rows = [{"item_id": item_id} | raw.metadata_of(item_id) for item_id in prepared.item_ids[1:]]
+    # A column of the table may be called item_id, too.
+    rows = [
+        {"item_id": item_id} | raw.metadata_of(item_id) | {"item_id": item_id}
+        for item_id in prepared.item_ids[1:]
+    ]
     if _is_file(encoder) or encoder == COOCCURRENCE:
         fields, texts = (), [""] * len(rows)
     else:

@@ -46,7 +46,8 @@ def teach(
     """
     artifacts.require_shares(teacher_weight=teacher_weight)
     artifacts.require_at_least(1, num_expected=num_expected, max_history=max_history)
-    artifacts.require_at_least(0, num_users=num_users, seed=seed, imagined_users=imagined_users)
+    artifacts.require_at_least(0, num_users=num_users, imagined_users=imagined_users)
+    artifacts.require_seed(seed)
     if not teacher_weight:
         print("TEACHER_WEIGHT is 0: this training has no teacher")
         return {"exponents": {}}

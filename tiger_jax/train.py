@@ -121,7 +121,7 @@ def train(
       num_groups: lengths of history that the step is compiled for; sequences need no such groups.
       steps_per_call: training steps in one call of the compiled program.
       data_parts: groups of devices that share each batch.
-      model_parts: devices of a group that share each parameter; must divide the heads.
+      model_parts: devices of a group that share each parameter; divides heads, vocab and mlp_dim.
       group_multiple: examples of one length come in multiples of it, which data_parts divides; 0
         for data_parts. Runs with equal ones see equal batches, whatever their devices.
       processes: auto on TPU VMs and Slurm, else HOST:PORT,COUNT,INDEX with the address of process
@@ -133,11 +133,12 @@ def train(
     artifacts.require_at_least(1, max_history=max_history, num_beams=num_beams)
     artifacts.require_at_least(1, eval_period=eval_period, steps_per_call=steps_per_call)
     artifacts.require_at_least(0, num_user_tokens=num_user_tokens, eval_users=eval_users)
-    artifacts.require_at_least(0, group_multiple=group_multiple, seed=seed)
+    artifacts.require_at_least(0, group_multiple=group_multiple)
+    artifacts.require_seed(seed)
 
     # --- Devices ---
     mesh.join(processes)
-    devices = mesh.make(data_parts, model_parts, network.num_heads)
+    devices = mesh.make(data_parts, model_parts, network)
     group_multiple = group_multiple or data_parts
     if group_multiple % data_parts or batch_size % group_multiple:
         raise artifacts.InputError(
@@ -338,7 +339,7 @@ def make_step_fn(
     devices share each part of the batch (`batching.parts`); where None there is one. `order_noise`
     as in `batching.assemble`, `teacher_weight` as in `batching.taught`.
     """
-    devices = devices or mesh.make(1, 1, model.config.num_heads)
+    devices = devices or mesh.make(1, 1, model.config)
 
     def loss_fn(params, data, rows_B, key):
         total, level_losses, num_targets = 0.0, 0.0, 0

@@ -79,7 +79,8 @@ def train_sasrec(
     artifacts.require_at_least(
         1, num_epochs=num_epochs, batch_size=batch_size, num_groups=num_groups
     )
-    artifacts.require_at_least(0, seed=seed, eval_users=eval_users)
+    artifacts.require_at_least(0, eval_users=eval_users)
+    artifacts.require_seed(seed)
     # --- Data ---
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     inputs_US, targets_US, lengths_U = training_rows(sequences, network.max_history)

@@ -76,8 +76,9 @@ def adafactor(schedule: optax.Schedule) -> optax.GradientTransformation:
 def update_sizes(optimizer: optax.GradientTransformation, steps: Sequence[int]) -> list[float]:
     """How far the optimizer moves a parameter of 1 whose gradient is 1, at each of the steps.
 
-    Tells optimizers and schedules from one another. Its other state is that of the first step.
-    With `optax.MultiSteps`, which counts batches and steps, there are none: [].
+    Tells most optimizers and schedules from one another, but not what it does to larger gradients,
+    as clipping them. Its other state is that of the first step. With `optax.MultiSteps`, which
+    counts batches and steps, there are none, []: nothing is told.
     """
     if isinstance(jax.eval_shape(optimizer.init, jnp.ones((1, 1))), optax.MultiStepsState):
         return []

@@ -13,6 +13,7 @@ import numpy as np
 from tiger_jax import artifacts
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
+from tiger_jax.data.cooccurrence import COOCCURRENCE
 from tiger_jax.data.sequences import SEQUENCES, SHORTEST, Sequences, items_checksum
 
 _SPLITS = ("test", "validation")
@@ -143,8 +144,16 @@ def write(hold_out: HoldOut, source: str | os.PathLike, folder: str | os.PathLik
       hold_out: of the source's sequences.
       source: the prepared folder with all items.
       folder: the one to make.
+
+    Raises:
+      InputError: the source's embeddings come from its sequences, which have the unseen items.
     """
     embeddings_NE, header = content.load_embeddings(source)
+    if header["encoder"] == COOCCURRENCE:
+        raise InputError(
+            f"{source}: its embeddings tell who bought an item that is held out; prepare it with an"
+            " encoder of texts"
+        )
     rows = content.load_items(source, hold_out.source)
     seen = hold_out.seen_sequences()
     with artifacts.all_together(folder) as staging:

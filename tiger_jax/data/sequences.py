@@ -166,6 +166,7 @@ class Sequences:
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Sequences":
         """Reads what `save` wrote; InputError where the file is missing or damaged."""
+        artifacts.require_settled(os.path.dirname(path))
         header, arrays = artifacts.load_arrays(path, _KIND, MADE_BY)
         with artifacts.refusing_damage(path, _KIND, MADE_BY):
             sequences = cls(

@@ -6,7 +6,6 @@ What the columns mean, `own_data` knows.
 import contextlib
 import csv
 import dataclasses
-import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ class Table:
 
     Attributes:
       path: the file.
-      columns: their names; of JSON lines those of the first rows.
+      columns: their names; of JSON lines those of any row.
       rows: from the columns that are wanted, (file and line, {column: value}) of each row; others
         may be in it too.
     """
@@ -135,9 +134,8 @@ def _json_lines(path: pathlib.Path) -> Table:
             where = f"{path}:{number}"
             yield where, records.json_record(line, where)
 
-    # A row may lack what it has no value for, so that the first alone would not do.
-    first_rows = itertools.islice(rows(()), _ROWS_AT_ONCE)
-    columns = dict.fromkeys(column for _, row in first_rows for column in row)
+    # A row may lack what it has no value for.
+    columns = dict.fromkeys(column for _, row in rows(()) for column in row)
     return Table(path, tuple(columns), rows)
 
 

@@ -76,7 +76,7 @@ def lines(
                 marker="o" if len(x) <= 20 and not log else None,
                 markersize=3.5,
                 linewidth=1.8,
-                label=printable(name, 40),
+                label=_in_legend(name),
             )
         if log:
             axes.loglog()
@@ -131,7 +131,7 @@ def stacked_columns(
         for place, (name, heights) in enumerate(parts.items()):
             top = base + np.asarray(heights, float)
             axes.stairs(
-                top, edges, baseline=base, fill=True, color=COLORS[place], label=printable(name, 40)
+                top, edges, baseline=base, fill=True, color=COLORS[place], label=_in_legend(name)
             )
             base = top
         axes.set(xlabel=x_label, ylabel=y_label, xlim=(0, edges[-1]))
@@ -160,7 +160,7 @@ def stacked_bars(
             lengths = np.asarray(lengths, float)
             axes.barh(
                 np.arange(len(labels)), lengths, 0.75, base, color=COLORS[place],
-                label=printable(name, 40),
+                label=_in_legend(name),
             )  # fmt: skip
             base = base + lengths
         axes.set_yticks(range(len(labels)), [printable(label, 28) for label in labels])
@@ -169,6 +169,12 @@ def stacked_bars(
         axes.grid(axis="y", visible=False)
 
     return _drawn(draw, alt, height=1.2 + 0.26 * len(labels), legend=len(parts) > 1)
+
+
+def _in_legend(name: str) -> str:
+    """A name as a legend shows it; matplotlib leaves out what begins with an underscore."""
+    text = printable(name, 40)
+    return f" {text}" if text.startswith("_") else text
 
 
 def _drawn(

@@ -71,7 +71,7 @@ def _add_shapes(page: Page, sequences: Sequences) -> None:
     """Lengths of the sequences and popularity of the items."""
     lengths = np.diff(sequences.offsets)
     users = np.bincount(np.minimum(lengths, _LONGEST_SHOWN))
-    shown = np.arange(lengths.min(), len(users))
+    shown = np.arange(min(lengths.min(), _LONGEST_SHOWN), len(users))
     counts = np.sort(np.bincount(sequences.items, minlength=sequences.num_items + 1)[1:])[::-1]
     ranks = _thinned(len(counts))
     tenth = counts[: max(1, len(counts) // 10)].sum() / counts.sum()

@@ -3,6 +3,7 @@
 Measures by which people judge a finished table (TIGER section 4.2 and Figure 4).
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -100,13 +101,13 @@ def likeness_by_shared_prefix(
     """
     generator = np.random.default_rng(seed)
     prefixes = [np.zeros(len(codes_NL), np.int64), *_prefix_numbers(codes_NL)]
-    pairs_sharing = [_pairs_within(prefix_N).sum() for prefix_N in prefixes] + [0]
+    # Items of a prefix stand together, and within it those of each longer one.
+    order_N = np.argsort(prefixes[-1], kind="stable")
+    sorted_prefixes = [*(prefix_N[order_N] for prefix_N in prefixes), np.arange(len(order_N))]
     result = []
-    for shared, prefix_N in enumerate(prefixes):
-        first, second = _draw_pairs(prefix_N, num_pairs, generator)
-        if shared < codes_NL.shape[1]:
-            differ = codes_NL[first, shared] != codes_NL[second, shared]
-            first, second = first[differ], second[differ]
+    for shared, (prefix_N, longer_N) in enumerate(itertools.pairwise(sorted_prefixes)):
+        num_sharing, *places = _draw_pairs(prefix_N, longer_N, num_pairs, generator)
+        first, second = (order_N[place] for place in places)
         same = []
         for category_N in categories:
             known = (category_N[first] >= 0) & (category_N[second] >= 0)
@@ -114,7 +115,7 @@ def likeness_by_shared_prefix(
         result.append(
             {
                 "shared": shared,
-                "pairs": int(pairs_sharing[shared] - pairs_sharing[shared + 1]),
+                "pairs": num_sharing,
                 "cosine": _mean(_cosines(embeddings_NE[first], embeddings_NE[second])),
                 "same_category": same,
             }
@@ -133,33 +134,34 @@ def _prefix_numbers(codes_NL: np.ndarray) -> list[np.ndarray]:
     return numbers
 
 
-def _pairs_within(prefix_N: np.ndarray) -> np.ndarray:
-    """Number of pairs of items within each prefix, int64."""
-    sizes = np.bincount(prefix_N)
-    return sizes * (sizes - 1) // 2
-
-
 def _draw_pairs(
-    prefix_N: np.ndarray, num_pairs: int, generator: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of items with equal prefixes, each pair as likely as any; all where there are few.
+    prefix_N: np.ndarray, longer_N: np.ndarray, num_pairs: int, generator: np.random.Generator
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Pairs of places that share a prefix but no longer one; all of them where there are few.
 
-    The pairs are numbered: prefix after prefix, and within one (0, 1), (0, 2), (1, 2), (0, 3), ...
+    The pairs are numbered: each place with those that have its prefix, behind those that
+    have its longer one.
+
+    Args:
+      prefix_N: number of each place's prefix, ascending.
+      longer_N: of its prefix with one code more, ascending.
+      num_pairs: how many to draw, each pair as likely as any.
+      generator: of the draw.
+
+    Returns:
+      How many there are; first and second places of those drawn.
     """
-    pairs = _pairs_within(prefix_N)
-    ends = np.cumsum(pairs)
-    if ends[-1] <= num_pairs:
-        drawn = np.arange(ends[-1])
+    longer_ends_N = np.searchsorted(longer_N, longer_N, side="right")
+    behind_N = np.searchsorted(prefix_N, prefix_N, side="right") - longer_ends_N
+    ends_N = np.cumsum(behind_N)
+    num_sharing = int(ends_N[-1])
+    if num_sharing <= num_pairs:
+        drawn = np.arange(num_sharing)
     else:
-        drawn = generator.integers(0, ends[-1], num_pairs)
-    prefix = np.searchsorted(ends, drawn, side="right")
-    within = drawn - (ends - pairs)[prefix]
-    second = ((1 + np.sqrt(1 + 8 * within)) / 2).astype(np.int64)
-    first = within - second * (second - 1) // 2
-    sizes = np.bincount(prefix_N)
-    starts = (np.cumsum(sizes) - sizes)[prefix]
-    order_N = np.argsort(prefix_N, kind="stable")
-    return order_N[starts + first], order_N[starts + second]
+        drawn = generator.integers(0, num_sharing, num_pairs)
+    first = np.searchsorted(ends_N, drawn, side="right")
+    second = longer_ends_N[first] + drawn - (ends_N - behind_N)[first]
+    return num_sharing, first, second
 
 
 def _cosines(one_BE: np.ndarray, other_BE: np.ndarray) -> np.ndarray:
