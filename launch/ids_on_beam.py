@@ -121,21 +121,22 @@ def ids_on_beam(
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     num_items = sequences.num_items
     path = pathlib.Path(folder, "ids", ids, "semantic_ids.npz")
-    made, frozen = load_frozen(path, sequences, content.load_embeddings(folder)[0])
-    if made.num_items < num_items:
+    made = SemanticIdTable.load(path)
+    if made.header.get("balanced"):
         raise InputError(
-            f"{path}: has IDs for the first {made.num_items:,} of {num_items:,} items; give it the "
-            "others by make_ids --add"
+            f"{ids}: IDs whose last codes were shared out (balance), which takes all items at once;"
+            " make them without"
         )
     if made.header.get("cooccurrence_width"):
         raise InputError(
             f"{ids}: IDs that see which items come together in training, which takes all sequences "
             "at once; make some of content alone"
         )
-    if made.header.get("balanced"):
+    _, frozen = load_frozen(path, sequences, content.load_embeddings(folder)[0])
+    if made.num_items < num_items:
         raise InputError(
-            f"{ids}: IDs whose last codes were shared out (balance), which takes all items at once;"
-            " make them without"
+            f"{path}: has IDs for the first {made.num_items:,} of {num_items:,} items; give it the "
+            "others by make_ids --add"
         )
     collision_size = made.codebook_sizes[-1] if made.header["has_collision_token"] else None
     shards = [

@@ -118,7 +118,7 @@ def test_what_was_killed_goes_on_and_does_nothing_twice(folder, tmp_path):  # no
     ("rows", "options", "message"),
     [
         (ROWS, ["--num_results=0"], "num_results is 0; ask for 1 to 256"),
-        (ROWS, ["--num_beams=300"], "num_beams=300: 256 are allowed"),
+        (ROWS, ["--num_beams=0"], "num_beams=0, batch_size=64: at least 1 each"),
         (ROWS, ["--shard_users=0"], "shard_users=0: at least 1"),
         (ROWS, ["--histories=nobody*.jsonl"], "nobody*.jsonl: no such file"),
         (ROWS, ["--run=other"], "run.json: no such file"),
