@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from tiger_jax import artifacts, command_line
+from tiger_jax import command_line
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -51,7 +51,6 @@ def recommend(
       seed: of the draws.
       step: checkpoint of the run; the best one by validation if not given.
     """
-    artifacts.require_seed(seed)
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     recommender = Recommender.load(folder, run, step, sequences, num_beams=num_beams, search=search)
     rows = content.load_items(folder, sequences)
