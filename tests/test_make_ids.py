@@ -422,7 +422,7 @@ def test_joined_folders_share_codes_and_keep_their_own_items(folder, tmp_path):
     [
         ({"ids": ""}, "ids='': give a name, without /"),
         ({"ids": "../elsewhere"}, "ids='../elsewhere': give a name, without /"),
-        ({"seed": -1}, "seed is -1; give 0 to"),
+        ({"seed": -1}, "seed is -1; give 0 or more"),
         ({"collision_size": 0}, "collision_size is 0; give 1 or more"),
         ({"min_codebook_usage": 2.0}, "min_codebook_usage is 2.0; give 0 to 1"),
     ],

@@ -138,8 +138,8 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_folder_as_it_was(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, "seed is -1; give 0 to"),
-        ({"seed": 2**32}, "seed is 4294967296; give 0 to"),
+        ({"seed": -1}, "seed is -1; give 0 or more"),
+        ({"seed": 2**32}, "seed is 4294967296; give less"),
         ({"width": 0}, "width is 0; give 1 or more"),
         ({"encoder": "tfdf"}, "encoder=tfdf: did you mean tfidf?"),
         ({"min_interactions": -1}, "min_interactions is -1; give 1 or more"),

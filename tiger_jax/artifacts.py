@@ -49,8 +49,9 @@ def require_at_least(least: int, **values: int) -> None:
 
 def require_seed(seed: int) -> None:
     """InputError unless JAX, NumPy and scikit-learn take it as it is: of 32 bits."""
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed is {seed}; give 0 to 2**32 - 1 = {2**32 - 1}")
+    require_at_least(0, seed=seed)
+    if seed >= 2**32:
+        raise InputError(f"seed is {seed}; give less than 2**32 = {2**32}")
 
 
 def require_shares(**values: float) -> None:
