@@ -132,7 +132,7 @@ def ids_on_beam(
             f"{ids}: IDs that see which items come together in training, which takes all sequences "
             "at once; make some of content alone"
         )
-    _, frozen = load_frozen(path, sequences, content.load_embeddings(folder)[0])
+    frozen = load_frozen(path, made, sequences, content.load_embeddings(folder)[0])
     if made.num_items < num_items:
         raise InputError(
             f"{path}: has IDs for the first {made.num_items:,} of {num_items:,} items; give it the "

@@ -60,7 +60,8 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
     embeddings_NE, source = content.load_embeddings(folder)
     rows = content.load_items(folder)
     path = home / "ids" / ids / _TABLE
-    table, frozen = load_frozen(path, sequences, embeddings_NE)
+    table = SemanticIdTable.load(path)
+    frozen = load_frozen(path, table, sequences, embeddings_NE)
     given = _read_items(pathlib.Path(add), sequences, table.num_items, rows[0].keys())
     # Items that the folder has, as it grew with another table, only need an ID.
     unknown = [i for i, row in enumerate(given) if row["item_id"] not in sequences.item_number]
@@ -103,10 +104,9 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
 
 
 def load_frozen(
-    path: pathlib.Path, sequences: Sequences, embeddings_NE: np.ndarray
-) -> tuple[SemanticIdTable, Quantizer]:
-    """The table and what made it; InputError unless of the folder's first items and embeddings."""
-    table = SemanticIdTable.load(path)
+    path: pathlib.Path, table: SemanticIdTable, sequences: Sequences, embeddings_NE: np.ndarray
+) -> Quantizer:
+    """What made the table; InputError unless of the folder's first items and embeddings."""
     if table.header.get("items_checksum") != sequences.items_checksum(table.num_items):
         raise InputError(
             f"{path}: made for other items than {SEQUENCES}; make it again with {MADE_BY}"
@@ -123,7 +123,7 @@ def load_frozen(
             f"holds, so new items would get foreign codes; make all IDs again with {MADE_BY}"
         )
     quantizer_path = path.with_name(quantizer.FILE)
-    return table, Quantizer.load(quantizer_path, table.header["parameters_checksum"])
+    return Quantizer.load(quantizer_path, table.header["parameters_checksum"])
 
 
 def _beside_zeros(embeddings_ME: np.ndarray, table: SemanticIdTable) -> np.ndarray:
@@ -152,16 +152,11 @@ def _read_items(
             raise InputError(f"{where}: item {item_id} is given in line {seen[item_id]}, too")
         seen[item_id] = number
         known = {} if is_own_data else metadata_row(record, where)
-        rows.append(
-            {"item_id": item_id}
-            | {
-                name: known[name]
-                if name in known
-                else own_data.value_of(name, record.get(name), name, where)
-                for name in fields
-                if name != "item_id"
-            }
-        )
+        known["item_id"] = item_id
+        for name in fields:
+            if name not in known:
+                known[name] = own_data.value_of(name, record.get(name), name, where)
+        rows.append({name: known[name] for name in fields})
     if not rows:
         raise InputError(f"{path}: holds no items; give a JSON object a line")
     return rows
