@@ -304,7 +304,7 @@ FAULTS = {
     "no MODEL_DIR": ({"MODEL_DIR": None}, 1, "MODEL_DIR is not set"),
     "an unknown task": ({"MIXTURE_OR_TASK_NAME": "tyo"}, 1, "no task 'tyo'"),
     "no such table": ({"IDS": "nope"}, 1, "nope/semantic_ids.npz: no such file"),
-    "heads and mesh": (HEADS, 8, "2 attention heads do not divide by the 4 parts"),
+    "heads and mesh": (HEADS, 8, "num_heads = 2 does not divide by 4"),
 }
 
 
@@ -340,27 +340,44 @@ def test_a_checkpoint_that_is_not_there_is_one_line(folder, tmp_path):
     assert "checkpoint_7: no such checkpoint" in done.stderr.splitlines()[-1]
 
 
-def test_a_run_goes_on_with_its_own_ids_and_interactions_alone(folder, tmp_path, monkeypatch):
-    """Checkpoints fit other IDs of the same sizes as well; nothing would seem wrong."""
+@pytest.mark.parametrize("where", ["disk", "address"])
+def test_a_run_goes_on_with_its_own_ids_and_interactions_alone(
+    where, folder, tmp_path, monkeypatch
+):
+    """Checkpoints fit other IDs of the same sizes as well; nothing would seem wrong.
+
+    TensorFlow's own memory stands for a bucket: neither is a folder of the machine.
+    """
     t5x_adapter = importlib.import_module("tiger_jax.t5x_adapter")
+    gfile = importlib.import_module("tensorflow").io.gfile
+    model_dir = str(tmp_path) if where == "disk" else f"ram://{tmp_path.name}"
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(t5x_adapter.gin_utils, "summarize_gin_config", lambda *_: None)
     table = SemanticIdTable.load(folder / "ids" / "codes" / "semantic_ids.npz")
     begun = types.SimpleNamespace(
         table=table, tokens=Vocabulary(table.codebook_sizes, 50), interactions="ours"
     )
     network = NetworkConfig(**SIZES)
-    t5x_adapter.save_run(str(tmp_path), None, 0, begun, network, "codes", 3, 16, 0)
+    t5x_adapter.save_run(model_dir, None, 0, begun, network, "codes", 3, 16, 0)
     # More examples in a step, and another seed, may be wanted of the rest.
-    t5x_adapter.save_run(str(tmp_path), None, 9, begun, network, "codes", 3, 32, 1)
-    kept = (tmp_path / "run.json").read_text()
+    t5x_adapter.save_run(model_dir, None, 9, begun, network, "codes", 3, 32, 1)
+
+    def read():
+        assert gfile.listdir(model_dir) == ["run.json"]
+        with gfile.GFile(f"{model_dir}/run.json") as file:
+            return file.read()
+
+    kept = read()
     backwards = table.semantic_ids_NI[:0:-1, :3]
     codes = SemanticIdTable.from_codes(backwards, (8, 8, 8), table.header, collision_size=16)
     changes = {"table": {"table": codes}, "interactions": {"interactions": "others"}}
     for name, change in changes.items():
         other = types.SimpleNamespace(**{**vars(begun), **change})
         with pytest.raises(InputError, match=f"begun with {name} = .*; give another MODEL_DIR"):
-            t5x_adapter.save_run(str(tmp_path), None, 9, other, network, "codes", 3, 16, 0)
-    assert (tmp_path / "run.json").read_text() == kept
+            t5x_adapter.save_run(model_dir, None, 9, other, network, "codes", 3, 16, 0)
+    assert read() == kept
+    assert json.loads(kept)["batch_size"] == 32
+    assert {path.name for path in tmp_path.iterdir()} <= {"run.json"}
 
 
 def test_a_run_of_t5x_without_checkpoints_says_so(trained, folder):

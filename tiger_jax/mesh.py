@@ -89,14 +89,19 @@ def make(data_parts: int, model_parts: int, network: NetworkConfig) -> Mesh:
             f"data_parts={data_parts}, model_parts={model_parts}: several processes must use all "
             f"their {len(devices)} devices"
         )
+    require_shareable(network, model_parts, f"model_parts={model_parts}")
+    return Mesh(np.array(devices[:wanted]).reshape(data_parts, model_parts), ("data", "model"))
+
+
+def require_shareable(network: NetworkConfig, model_parts: int, given_by: str) -> None:
+    """InputError, which begins with `given_by`, unless so many devices can share each parameter."""
     for name in _SHARED_SIZES:
         size = getattr(network, name)
         if size % model_parts:
             raise InputError(
-                f"model_parts={model_parts}: {name} = {size} does not divide by it; choose another,"
-                " or another size"
+                f"{given_by}: {name} = {size} does not divide by {model_parts}; choose another, or "
+                "another size"
             )
-    return Mesh(np.array(devices[:wanted]).reshape(data_parts, model_parts), ("data", "model"))
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

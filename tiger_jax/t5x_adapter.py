@@ -6,6 +6,7 @@ Data come from a SeqIO task (tasks/amazon.py), whose vocabulary also holds the S
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Mapping
 
@@ -15,7 +16,7 @@ import seqio
 import tensorflow as tf
 from t5x import gin_utils, models, partitioning
 
-from tiger_jax import artifacts, t5x_environment
+from tiger_jax import artifacts, mesh, t5x_environment
 from tiger_jax.artifacts import InputError
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
@@ -113,14 +114,10 @@ def partitioner(
     """T5X's partitioner, if its mesh fits the network.
 
     Raises:
-      InputError: the attention heads do not divide by the mesh's model axis.
+      InputError: sizes that the mesh's model axis shares do not divide by it.
     """
-    parts = pjit_partitioner.mesh.shape["model"]
-    if network.num_heads % parts:
-        raise InputError(
-            f"{network.num_heads} attention heads do not divide by the {parts} parts of the "
-            "mesh's model axis; change PjitPartitioner.num_partitions or model_parallel_submesh"
-        )
+    given_by = "num_partitions or model_parallel_submesh of partitioning.PjitPartitioner"
+    mesh.require_shareable(network, pjit_partitioner.mesh.shape["model"], given_by)
     return pjit_partitioner
 
 
@@ -183,14 +180,21 @@ def save_run(
     }
     if vocabulary.interactions is not None:
         settings["interactions"] = vocabulary.interactions
-    path = pathlib.Path(model_dir, "run.json")
-    if path.is_file():
-        found = artifacts.load_json(path, "bash launch/t5x.sh train")
+    # By gfile, as T5X writes: a bucket is no folder of this machine.
+    path = os.path.join(model_dir, "run.json")
+    if tf.io.gfile.exists(path):
+        with (
+            artifacts.refusing_damage(path, "JSON", "bash launch/t5x.sh train"),
+            tf.io.gfile.GFile(path) as file,
+        ):
+            found = json.loads(file.read())
         fixed = {name: value for name, value in settings.items() if name not in _MAY_CHANGE}
         remedy = "give another MODEL_DIR"
         artifacts.require_same(f"{path}: the run was begun", fixed | found, fixed, remedy)
     if jax.process_index() == 0:
-        artifacts.save_json(path, {**settings, "provenance": artifacts.provenance()})
+        with tf.io.gfile.GFile(f"{path}.new", "w") as file:
+            json.dump({**settings, "provenance": artifacts.provenance()}, file, indent=2)
+        tf.io.gfile.rename(f"{path}.new", path, overwrite=True)
 
 
 def write_ranked_items(path, inferences, task_ds, mode, vocabulary) -> None:
