@@ -15,7 +15,7 @@ from launch.experiments import EXPERIMENTS, beyond, figure5, named, recbole, sco
 from launch.experiments.budgets import BUDGETS
 from launch.experiments.scores import SCORES
 from launch.experiments.setting import Setting
-from tiger_jax import artifacts, eval, fusion, make_ids, prepare, teach, train
+from tiger_jax import artifacts, eval, fusion, log_linear, make_ids, prepare, teach, train
 from tiger_jax.data import content
 from tiger_jax.data.hold_out import HoldOut
 from tiger_jax.data.sequences import Sequences
@@ -143,6 +143,24 @@ def test_tiger_has_the_cards_teacher_and_what_stands_for_p5_has_none(toy):
     runs = pathlib.Path("work/reproduce_toy/beauty/runs")
     for name, weight in (("toy-rqvae_adamw-0", 0.75), ("toy-text-no_teacher-0", 0.0)):
         assert json.loads((runs / name / "run.json").read_text())["teacher_weight"] == weight
+
+
+def test_table_1_has_the_product_that_teaches_tiger(toy):
+    product = run("table1")["values"]["rows"][scores.PRODUCT]
+    setting = Setting("beauty", BUDGETS["toy"], (0,))
+    setting.train()
+    embeddings_NE, source = content.load_embeddings(setting.folder)
+    taught = SoftTargets.load(setting.folder, setting.sequences, source["checksum"])
+    assert product["exponents"] == taught.exponents
+    # By the definition, user by user.
+    opinions = log_linear.counted(setting.sequences.training_sequences(), embeddings_NE)
+    ranks = []
+    for history, target in zip(*setting.sequences.split("test"), strict=True):
+        found = opinions([history])
+        score_N = sum(power * found[name][0] for name, power in taught.exponents.items())
+        score_N[[0, *history]] = -np.inf
+        ranks.append(np.sum(score_N > score_N[target]))
+    assert product["scores"]["recall@10"]["value"] == pytest.approx(np.mean(np.array(ranks) < 10))
 
 
 def test_a_folder_taught_in_another_way_is_taught_again(toy):

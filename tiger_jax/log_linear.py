@@ -11,6 +11,7 @@ import numpy as np
 
 from tiger_jax import baselines
 from tiger_jax.baselines import Baseline, CountsWithContent, Histories
+from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import flat_histories
 
 # Histories -> {name: opinion on every item number, [B, N + 1]}; column 0 means nothing.
@@ -75,6 +76,24 @@ class LogLinear(Baseline):
     def scores(self, histories: Histories) -> np.ndarray:
         """log p(item) in nats, [B, N + 1]; -inf for item 0."""
         return log_probabilities(self.opinions(histories), self.exponents)
+
+
+def of_counts_and_content(
+    sequences: Sequences, content_embeddings_NE: np.ndarray, num_users: int = 4096, seed: int = 0
+) -> LogLinear:
+    """The product of what `counted` says; no model takes part.
+
+    Args:
+      sequences: counted are those of the training split.
+      content_embeddings_NE: [N, E], row i belongs to item number i + 1.
+      num_users: size of the random sample of validation users that the exponents are fitted on; 0
+        for all.
+      seed: of the sample.
+    """
+    _, _, histories, targets = sequences.sampled_split("validation", num_users, seed)
+    opinions = counted(sequences.training_sequences(), content_embeddings_NE)
+    exponents = choose_exponents(opinions, histories, targets, tuple(FIRST))
+    return LogLinear(opinions, exponents, sequences.num_items)
 
 
 def log_probabilities(

@@ -54,9 +54,8 @@ def teach(
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     training = sequences.training_sequences()
     embeddings_NE, source = content.load_embeddings(folder)
-    _, _, histories, targets = sequences.sampled_split("validation", num_users, seed)
-    opinions = log_linear.counted(training, embeddings_NE)
-    exponents = log_linear.choose_exponents(opinions, histories, targets, tuple(log_linear.FIRST))
+    product = log_linear.of_counts_and_content(sequences, embeddings_NE, num_users, seed)
+    opinions, exponents = product.opinions, product.exponents
     found = teacher.teach(training, embeddings_NE, exponents, num_expected)
     if imagined_users:
         num_items = sequences.num_items
@@ -69,7 +68,7 @@ def teach(
     header = {
         "sequences": sequences.checksum(),
         "content": source["checksum"],
-        "num_users": len(histories),
+        "num_users": min(num_users or sequences.num_users, sequences.num_users),
         "seed": seed,
         **artifacts.provenance(),
     }

@@ -11,7 +11,7 @@ import jax
 
 from launch.experiments import sasrec
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import baseline_label, markdown, scores_table
+from launch.experiments.scores import PRODUCT, baseline_label, markdown, scores_table
 from launch.experiments.setting import DATASETS, Setting
 from tiger_jax import artifacts, baselines, fuse, fusion, metrics
 from tiger_jax.data import content
@@ -24,7 +24,6 @@ from tiger_jax.recommender import Recommender
 TIGER = "TIGER"
 SASREC = sasrec.LABEL
 MIXTURE = baseline_label("counts_with_content")
-PRODUCT = "co-occurrence, content, popularity and transitions multiplied"
 FUSION = "TIGER along that prior, ranked by the product of all"
 EVERYONE = "the same, and SASRec"
 

@@ -8,6 +8,8 @@ from tiger_jax import paper
 
 SCORES = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
 HEADER = [name.replace("recall", "Recall").replace("ndcg", "NDCG") for name in SCORES]
+# Label of `log_linear.of_counts_and_content`.
+PRODUCT = "co-occurrence, content, popularity and transitions multiplied"
 # Scores of a row -> what `tiger_jax.eval` calls them.
 _PARTS = {"scores": "without_history_items", "with_history_items": "with_history_items"}
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 
 from launch.experiments import recbole, sasrec
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import baseline_label, by_seed, joined, scores_table
+from launch.experiments.scores import PRODUCT, baseline_label, by_seed, joined, scores_table
 from launch.experiments.setting import DATASETS, ON_TEACHERS, Setting
+from tiger_jax import log_linear, metrics
+from tiger_jax.data import content
 
 # {label: name of what `tiger_jax.eval` scores beside a model}.
 _WITHOUT_TRAINING = {
@@ -43,7 +45,7 @@ def run(setting: Setting) -> Iterator[dict]:
     tiger = setting.row("TIGER", setting.tiger)
     rows = {"TIGER": tiger, _KEPT: {"scores": tiger["with_history_items"], "seeds": tiger["seeds"]}}
     without_training, mixture = _without_training(setting, tiger)
-    rows |= without_training | _by_recbole_rows(setting)
+    rows |= without_training | {PRODUCT: _product(setting)} | _by_recbole_rows(setting)
     values = {"rows": rows, "mixture": mixture, "missing": _missing(setting, rows)}
     yield values
     rows[sasrec.LABEL] = setting.row(
@@ -68,6 +70,18 @@ def _without_training(setting: Setting, tiger: dict) -> tuple[dict[str, dict], d
     found = setting.evaluate(tiger["runs"][0]["run"])
     rows = {label: {"scores": found["baselines"][n]} for label, n in _WITHOUT_TRAINING.items()}
     return rows, found["mixture"]
+
+
+def _product(setting: Setting) -> dict:
+    """The row of the strongest that needs no training; as recorded where it is."""
+    recorded = setting.recorded.get("rows", {})
+    if PRODUCT in recorded:
+        return recorded[PRODUCT]
+    embeddings_NE, _ = content.load_embeddings(setting.folder)
+    product = log_linear.of_counts_and_content(setting.sequences, embeddings_NE)
+    histories, targets = setting.sequences.split("test")
+    lists = product.recommend(None, histories, max(metrics.CUTOFFS))
+    return {"scores": metrics.score(lists, targets), "exponents": product.exponents}
 
 
 def _by_recbole_rows(setting: Setting) -> dict[str, dict]:
