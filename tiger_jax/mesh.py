@@ -27,8 +27,6 @@ LOGICAL_AXES = (
     ("embed", None),
     ("relpos_buckets", None),
 )
-# Of the network, what lies along the axes that "model" parts share.
-_SHARED_SIZES = ("num_heads", "vocab_size", "mlp_dim")
 
 
 def hardware() -> str:
@@ -89,19 +87,8 @@ def make(data_parts: int, model_parts: int, network: NetworkConfig) -> Mesh:
             f"data_parts={data_parts}, model_parts={model_parts}: several processes must use all "
             f"their {len(devices)} devices"
         )
-    require_shareable(network, model_parts, f"model_parts={model_parts}")
+    network.require_shareable(model_parts, f"model_parts={model_parts}")
     return Mesh(np.array(devices[:wanted]).reshape(data_parts, model_parts), ("data", "model"))
-
-
-def require_shareable(network: NetworkConfig, model_parts: int, given_by: str) -> None:
-    """InputError, which begins with `given_by`, unless so many devices can share each parameter."""
-    for name in _SHARED_SIZES:
-        size = getattr(network, name)
-        if size % model_parts:
-            raise InputError(
-                f"{given_by}: {name} = {size} does not divide by {model_parts}; choose another, or "
-                "another size"
-            )
 
 
 def everywhere(mesh: Mesh) -> NamedSharding:

@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 from t5x import gin_utils, models, partitioning
 
-from tiger_jax import artifacts, mesh, t5x_environment
+from tiger_jax import artifacts, t5x_environment
 from tiger_jax.artifacts import InputError
 from tiger_jax.model import beam
 from tiger_jax.model.model import TigerModel
@@ -117,7 +117,7 @@ def partitioner(
       InputError: sizes that the mesh's model axis shares do not divide by it.
     """
     given_by = "num_partitions or model_parallel_submesh of partitioning.PjitPartitioner"
-    mesh.require_shareable(network, pjit_partitioner.mesh.shape["model"], given_by)
+    network.require_shareable(pjit_partitioner.mesh.shape["model"], given_by)
     return pjit_partitioner
 
 

@@ -58,6 +58,19 @@ class NetworkConfig:
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'")
 
+    def require_shareable(self, model_parts: int, given_by: str) -> None:
+        """InputError that begins with `given_by`, unless so many devices can share each parameter.
+
+        A device then has a part of the heads, of the vocabulary and of the MLP's width.
+        """
+        for name in ("num_heads", "vocab_size", "mlp_dim"):
+            size = getattr(self, name)
+            if size % model_parts:
+                raise InputError(
+                    f"{given_by}: {name} = {size} does not divide by {model_parts}; choose "
+                    "another, or another size"
+                )
+
     def attention(self) -> layers.Attention:
         """An attention layer of these sizes."""
         return layers.Attention(
