@@ -121,7 +121,8 @@ def show(results: list[dict]) -> str:
     return (
         "Same data, split and scorer for all of ours; numbers of the paper and of others are as "
         f"they were printed. {ON_TEACHERS} P5 is TIGER's network on text IDs, which is how the "
-        "paper simplifies it; content neighbours are its Semantic_KNN (docs/baselines.md).\n\n"
+        "paper simplifies it; content neighbours are its Semantic_KNN; what is multiplied in the "
+        "last row without training is also what teaches TIGER (docs/baselines.md).\n\n"
         + scores_table(results, ("table1", "others"), _NAMES)
     )
 
