@@ -5,20 +5,23 @@
 A section for each experiment in the order of the paper, then the health of Semantic IDs.
 """
 
-import argparse
-import json
 import os
 import pathlib
+import sys
 
 from launch.experiments import EXPERIMENTS, health
 from launch.experiments.budgets import BUDGETS
 from launch.experiments.experiment import Experiment
 from launch.experiments.setting import DATASETS
-from tiger_jax import artifacts
+from tiger_jax import artifacts, command_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "results.md"
+
+# Of a result: what it says, and what stands below it.
+_NEEDS = ("dataset", "budget", "seeds", "values", "complete", "encoder", "text_fields")
+_NEEDS += ("command", "date", "commit", "hardware")
 
 _INTRODUCTION = """# Results
 
@@ -82,13 +85,18 @@ def text(results: pathlib.Path, folder: pathlib.Path) -> str:
 
 
 def load(experiment: Experiment, results: pathlib.Path) -> list[dict]:
-    """What is recorded of an experiment, datasets in the paper's order, large budgets first."""
+    """What is recorded of an experiment, datasets in the paper's order, large budgets first.
+
+    Raises:
+      InputError: a file is damaged, or no result.
+    """
     paths = (
         results / f"{experiment.name}_{dataset}_{budget}.json"
         for dataset in DATASETS
         for budget in BUDGETS
     )
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    made_by = f"launch.reproduce {experiment.name}"
+    return [artifacts.load_json(path, made_by, _NEEDS) for path in paths if path.is_file()]
 
 
 def _source(experiment: Experiment, result: dict, where: str) -> str:
@@ -145,8 +153,12 @@ def _recipe(training: dict, dropout: float) -> str:
 
 def main(argv=None) -> None:
     """Command line."""
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args(argv)
-    write()
+    try:
+        command_line.ArgumentParser(description=__doc__.split("\n")[0]).parse_args(argv)
+        write()
+    except artifacts.InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every table and figure of the paper at toy size; the page of results; what is refused."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -126,6 +127,29 @@ def test_a_result_says_what_it_was_made_from(toy):
     content.save_embeddings(setting.folder, embeddings_NE, header | {"encoder": "another"})
     assert setting.facts()["data"] != result["data"]
     content.save_embeddings(setting.folder, embeddings_NE, header)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:-30], "damaged or not a JSON file"),
+        (lambda text: text.replace('"command"', '"commando"'), "lacks command"),
+    ],
+)
+def test_the_page_names_a_damaged_result(damage, message, tmp_path, monkeypatch, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    text = (results_page.RESULTS / "table6_toys_cpu.json").read_text()
+    path = results / "table6_toys_cpu.json"
+    path.write_text(damage(text))
+    monkeypatch.setattr(results_page, "write", functools.partial(results_page.write, results))
+    with pytest.raises(SystemExit) as end:
+        results_page.main([])
+    assert end.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"{path}: {message}" in line
+    assert "make it again with launch.reproduce table6" in line
+    assert not (results / "results.md").exists()
 
 
 def test_figure_6_searches_freely_and_table_3_draws(toy):
