@@ -101,9 +101,14 @@ def id_health(
         if card not in CARDS:
             raise InputError(f"cards: no card {card!r}; choose of {', '.join(CARDS)}")
     sources = {folder: content.load_embeddings(folder)[1] for folder in folders.split(",")}
+    datasets = [header["dataset"] for header in sources.values()]
+    if len(set(datasets)) < len(datasets):
+        raise InputError(f"folders: two of one dataset among {', '.join(datasets)}; give one each")
     command = f"python -m launch.id_health --folders={folders} --cards={cards} --seeds={seeds}"
     command += f" --epochs={epochs}" if epochs else ""
-    rows = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
+    rows = []
+    if RESULTS.is_file():
+        rows = artifacts.load_json(RESULTS, "python -m launch.id_health", ("rows",))["rows"]
     # The table has a line for a dataset and scheme, whatever encoder.
     encoders = {row["encoder"] for row in rows}
     encoders |= {content.encoder_name(header["encoder"]) for header in sources.values()}

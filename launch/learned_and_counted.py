@@ -9,11 +9,13 @@ what the target is to the history and by its frequency: that loss, and how often
 among ten. On validation users, history left out, with the mixture that was chosen on them.
 """
 
+import pathlib
+
 import jax
 import numpy as np
 
 from benchmarks.record import record
-from tiger_jax import artifacts, baselines, command_line, metrics
+from tiger_jax import artifacts, baselines, command_line, metrics, saved_run
 from tiger_jax.baselines import CountsWithContent, Histories
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -50,7 +52,9 @@ def decompose(
       seed: of the sample.
       output: a file for the result, besides.
     """
+    artifacts.require_seed(seed)
     sequences = Sequences.load(f"{folder}/{SEQUENCES}")
+    saved_run.require_interactions(pathlib.Path(folder, "runs", run), sequences, saved_run.TRAIN)
     _, users, histories, targets = sequences.sampled_split("validation", num_users, seed)
     recommender = Recommender.load(folder, run, num_beams=num_beams)
     training = sequences.training_sequences()

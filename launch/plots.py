@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tiger_jax import artifacts
 from tiger_jax.report.pictures import COLORS
 
 _STYLE = {
@@ -129,6 +130,6 @@ def _save(path, titles, draw, y_label, shared, width=1.0) -> None:
             axes.set_axis_off()
         if y_label:
             figure.supylabel(y_label, fontsize=9)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Nothing in the file that tells when and by which version.
-        FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+        with artifacts.atomic_path(path) as temporary:
+            # Nothing in the file that tells when and by which version.
+            FigureCanvasAgg(figure).print_png(temporary, metadata={"Software": None})

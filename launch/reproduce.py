@@ -11,6 +11,7 @@ whatever machine they were measured: remove the file to have it anew.
 
 import argparse
 import datetime
+import json
 import pathlib
 import sys
 
@@ -26,6 +27,9 @@ from tiger_jax.artifacts import InputError
 from tiger_jax.data.sequences import SEQUENCES
 
 TOY_OUT = "work/reproduce_toy/results"
+_MADE_BY = "python -m launch.reproduce"
+# By which a record says whether anything was found.
+_FOUND = ("seeds", "complete", "values", "tables", "trained")
 _NEEDS = ("name", "dataset", "budget", "seeds", "values", "data", "tables", "complete")
 
 
@@ -53,19 +57,18 @@ def reproduce(
     """
     experiment = _experiment(name)
     for dataset in datasets or experiment.datasets:
-        if dataset not in experiment.datasets:
-            raise InputError(
-                f"{name}: is for {', '.join(experiment.datasets)}, not for {dataset}; choose one"
-            )
-        seeds = range(num_seeds or experiment.seeds)
+        wanted = min(num_seeds or experiment.seeds, experiment.most_seeds or sys.maxsize)
         path = out / f"{name}_{dataset}_{budget.name}.json"
-        setting = Setting(dataset, budget, seeds)
+        setting = Setting(dataset, budget, range(wanted))
         if path.is_file():
-            found = artifacts.load_json(path, "python -m launch.reproduce", _NEEDS)
+            found = artifacts.load_json(path, _MADE_BY, _NEEDS)
             if _is_kept(path, found, setting, keep):
                 print(f"{path}: is there already; remove it to measure anew")
                 continue
-            setting = Setting(dataset, budget, seeds, found["values"], found["tables"])
+            # What was begun with more seeds goes on with all of them.
+            seeds = range(max(wanted, len(found["seeds"])))
+            recorded = (found["values"], found["tables"], found.get("trained"))
+            setting = Setting(dataset, budget, seeds, *recorded)
         _measure(experiment, setting, path)
 
 
@@ -75,6 +78,15 @@ def _experiment(name: str) -> Experiment:
         names = ", ".join(known.name for known in EXPERIMENTS)
         raise InputError(f"{name}: no table or figure of that name; choose from {names}")
     return experiment
+
+
+def _require_datasets(experiment: Experiment, datasets: tuple[str, ...]) -> None:
+    for dataset in datasets:
+        if dataset not in experiment.datasets:
+            raise InputError(
+                f"{experiment.name}: is for {', '.join(experiment.datasets)}, not for {dataset}; "
+                "choose one"
+            )
 
 
 def _is_kept(path: pathlib.Path, found: dict, setting: Setting, keep: bool) -> bool:
@@ -142,27 +154,29 @@ def _save(
     values: dict,
     complete: bool,
 ) -> None:
+    """Writes a record, unless it would say nothing new: its commit and date are of what it says."""
     command = f"python -m launch.reproduce {experiment.name} --dataset={setting.dataset}"
     command += f" --budget={setting.budget.name} --seeds={len(setting.seeds)}"
-    artifacts.save_json(
-        path,
-        {
-            "name": experiment.name,
-            "dataset": setting.dataset,
-            "budget": setting.budget.name,
-            "card": setting.card,
-            "seeds": list(setting.seeds),
-            "complete": complete,
-            "values": values,
-            **setting.facts(),
-            "tables": setting.tables,
-            "trained": setting.trained,
-            "hardware": mesh.hardware(),
-            "command": command,
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            **artifacts.provenance(),
-        },
-    )
+    result = {
+        "name": experiment.name,
+        "dataset": setting.dataset,
+        "budget": setting.budget.name,
+        "card": setting.card,
+        "seeds": list(setting.seeds),
+        "complete": complete,
+        "values": values,
+        **setting.facts(),
+        "tables": setting.tables,
+        "trained": setting.trained,
+        "hardware": mesh.hardware(),
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **artifacts.provenance(),
+    }
+    before = artifacts.load_json(path, _MADE_BY) if path.is_file() else {}
+    now = json.loads(json.dumps({name: result[name] for name in _FOUND}))
+    if any(name not in before or before[name] != value for name, value in now.items()):
+        artifacts.save_json(path, result)
 
 
 def _out(given: str | None, budget: Budget) -> pathlib.Path:
@@ -215,11 +229,11 @@ def main(argv=None) -> None:
             raise InputError(f"--budget={options.budget}: choose one of {', '.join(BUDGETS)}")
         if options.seeds is not None and options.seeds < 1:
             raise InputError(f"--seeds={options.seeds}: at least 1")
+        datasets = tuple(filter(None, options.dataset.split(",")))
         for name in options.names:
-            _experiment(name)
+            _require_datasets(_experiment(name), datasets)
         budget = BUDGETS[options.budget]
         out = _out(options.out, budget)
-        datasets = tuple(filter(None, options.dataset.split(",")))
         for name in options.names:
             try:
                 reproduce(name, datasets, budget, options.seeds, out, options.keep)

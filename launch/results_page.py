@@ -29,7 +29,8 @@ Every table and figure of the paper, and what we found. `python -m launch.reprod
 each and makes this page from the files in `results/`; nothing here is written by hand. Test split,
 all users, full catalogue, item level; the history's items are removed from the lists where nothing
 else is said. Ranges in brackets are 95 % intervals over the users, with several seeds the mean of
-their ends: they say nothing of how seeds differ. ± is the standard error of the mean over seeds.
+their ends: they say nothing of how seeds differ. ± is the standard error of the mean over seeds
+where nothing else is said.
 Rows in *italics* are the paper's own. Below each result stands how its models were trained, as far
 as that was recorded; budgets have changed on the way, so that two tables of one budget may not
 compare. In Sports keywords stand for titles, which the files lack: phrases that another model
@@ -80,7 +81,8 @@ def text(results: pathlib.Path, folder: pathlib.Path) -> str:
         sections.append("\n\n".join(filter(None, [f"## {experiment.title}", body, *lines])))
     recorded = results / "id_health.json"
     if recorded.is_file():
-        sections.append(health.section(artifacts.load_json(recorded, "launch.id_health")))
+        of_ids = artifacts.load_json(recorded, "launch.id_health", ("command", "rows"))
+        sections.append(health.section(of_ids))
     return "\n\n".join(sections) + "\n"
 
 
@@ -128,14 +130,18 @@ def _trainings(result: dict) -> str:
     rows = rows.values() if isinstance(rows, dict) else ()
     runs = [run for row in rows for run in row.get("runs", ()) if "search" in run]
     recipes = [
-        f"{_recipe(run['training'], run['training']['network']['dropout_rate'])}, evaluated at "
-        f"{run['commit']}"
+        f"{_recipe(run['training'], run['training']['network']['dropout_rate'])}"
+        f"{_trained_at(run['training'])}, evaluated at {run['commit']}"
         for run in runs
     ]
     if not runs:
         trained = result.get("trained", {}).values()
         recipes = [_recipe(training, training["dropout"]) for training in trained]
     return "".join(f"; {recipe}" for recipe in dict.fromkeys(recipes))
+
+
+def _trained_at(training: dict) -> str:
+    return f", trained at {training['commit']}" if "commit" in training else ""
 
 
 def _recipe(training: dict, dropout: float) -> str:

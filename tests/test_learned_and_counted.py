@@ -9,6 +9,7 @@ from launch import learned_and_counted
 from tests.test_fusion import shop  # noqa: F401
 from tests.test_recommend import NUM_ITEMS, USERS, folder, ragged, recommender, table  # noqa: F401
 from tiger_jax import baselines
+from tiger_jax.artifacts import InputError
 
 TARGETS = np.arange(1, 12)
 
@@ -41,6 +42,11 @@ def test_counts_are_pushed_down_the_trie():
             mass = probabilities_N[below].sum()
             assert found_BI[user, level] == pytest.approx(-np.log(mass / before), rel=1e-4)
             before = mass
+
+
+def test_a_seed_that_is_none_is_refused_at_the_start():
+    with pytest.raises(InputError, match="seed is -1"):
+        learned_and_counted.decompose("nowhere", "tiger", seed=-1)
 
 
 def test_targets_are_told_apart_by_what_they_came_with_and_how_often():

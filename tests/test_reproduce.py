@@ -16,7 +16,17 @@ from launch.experiments import EXPERIMENTS, beyond, figure5, named, recbole, sco
 from launch.experiments.budgets import BUDGETS
 from launch.experiments.scores import SCORES
 from launch.experiments.setting import Setting
-from tiger_jax import artifacts, eval, fusion, log_linear, make_ids, prepare, teach, train
+from tiger_jax import (
+    artifacts,
+    eval,
+    fusion,
+    log_linear,
+    make_ids,
+    prepare,
+    saved_run,
+    teach,
+    train,
+)
 from tiger_jax.data import content
 from tiger_jax.data.hold_out import HoldOut
 from tiger_jax.data.sequences import Sequences
@@ -47,6 +57,8 @@ def test_list_has_exactly_the_names_each_with_its_cost(capsys):
         (["table6", "--budget=large"], "--budget=large: choose one of paper, cpu, toy"),
         (["table6", "--seeds=0"], "--seeds=0: at least 1"),
         (["table6", "--dataset=books"], "not for books"),
+        # Before anything is measured.
+        (["table6", "table5", "--dataset=toys"], "table5: is for beauty, not for toys"),
         (["table6", "--datasets=beauty"], "unrecognized arguments: --datasets=beauty; see --help"),
         (["table6", f"--out={__file__}"], "test_reproduce.py: is a file; give --out a folder"),
         (["table6", "--budget=toy", f"--out={results_page.RESULTS}"], "another --out"),
@@ -355,6 +367,47 @@ def test_a_recorded_row_serves_the_seeds_it_has_and_others_are_made(toy):
     assert made == [0]
 
 
+def test_the_rules_of_cold_start_are_told_for_each_seed():
+    recorded = json.loads((results_page.RESULTS / "figure5_beauty_cpu.json").read_text())
+    [first] = recorded["values"]["runs"]
+    second = json.loads(json.dumps(first)) | {"seed": 1}
+    name = list(first["rows"])[-1]
+    setting = next(iter(second["rows"][name]["settings"]))
+    second["rows"][name]["settings"][setting] = 4321
+    assert "Chosen for seed" not in figure5.show([recorded])
+    recorded["values"]["runs"].append(second)
+    found = figure5.show([recorded]).split("Chosen for seed ")[1:]
+    assert [f"{setting} 4321" in section.split("\n")[0] for section in found] == [False, True]
+
+
+def test_seeds_that_a_table_cannot_use_are_not_asked_for(toy):
+    once = run("table4")
+    assert once["seeds"] == [0]
+    assert run("table4", "--seeds=3") == once
+
+
+def test_what_was_begun_with_more_seeds_goes_on_with_all_of_them(toy):
+    path = pathlib.Path("work/reproduce_toy/results/table9_beauty_toy.json")
+    two = run("table9", "--seeds=2")
+    row = two["values"]["rows"]["TIGER"]
+    assert row["seeds"] == [0, 1]
+    one = scores.joined([scores.by_seed(row)[0]])
+    begun = two | {"complete": False, "values": {"rows": {"TIGER": one}}}
+    path.write_text(json.dumps(begun))
+    assert run("table9", "--seeds=1")["values"] == two["values"]
+
+
+def test_a_finished_run_without_its_checkpoints_is_one_line(toy):
+    folder = pathlib.Path("work/reproduce_toy/beauty/runs/bare")
+    kept = folder.with_name("toy-rqvae_adamw-0") / "run.json"
+    run("table1")
+    folder.mkdir()
+    (folder / "run.json").write_text(kept.read_text())
+    with pytest.raises(artifacts.InputError, match=r"bare.*: no checkpoint yet"):
+        saved_run.training_facts(folder, ("seed",))
+    shutil.rmtree(folder)
+
+
 def test_rows_of_recbole_outlive_their_lists_and_are_missed_until_there(toy, monkeypatch):
     whole = run("table1")
     path = pathlib.Path("work/reproduce_toy/results/table1_beauty_toy.json")
@@ -368,6 +421,10 @@ def test_rows_of_recbole_outlive_their_lists_and_are_missed_until_there(toy, mon
     assert part["values"]["missing"] == ["HGN, trained by RecBole"]
     page = path.with_name("results.md").read_text()
     assert "also want their ranked lists (docs/baselines.md): HGN, trained by RecBole" in page
+    assert part["trained"] == whole["trained"] != {}
+    # Who finds nothing new changes nothing, not even who found it.
+    path.write_text(json.dumps(part | {"commit": "of before"}))
+    assert run("table1") == part | {"commit": "of before"}
     monkeypatch.setattr(recbole, "rows", lambda setting: {"HGN": hgn})
     full = run("table1")
     assert full["complete"]

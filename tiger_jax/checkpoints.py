@@ -123,12 +123,22 @@ def best_step(folder: str | os.PathLike) -> int:
     Raises:
       InputError: there is no checkpoint.
     """
+    last = last_step(folder)
+    metadata = load_metadata(folder, last)
+    with artifacts.refusing_damage(folder, "checkpoint", _MADE_BY):
+        return int(metadata.get("best", {"step": last})["step"])
+
+
+def last_step(folder: str | os.PathLike) -> int:
+    """The last checkpoint.
+
+    Raises:
+      InputError: there is no checkpoint.
+    """
     found = steps(folder)
     if not found:
         raise artifacts.InputError(f"{folder}: no checkpoint yet; make one with {_MADE_BY}")
-    metadata = load_metadata(folder, found[-1])
-    with artifacts.refusing_damage(folder, "checkpoint", _MADE_BY):
-        return int(metadata.get("best", {"step": found[-1]})["step"])
+    return found[-1]
 
 
 def load_metadata(folder: str | os.PathLike, step: int) -> dict:

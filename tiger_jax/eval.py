@@ -29,7 +29,8 @@ python -m tiger_jax.eval --folder=work/beauty --run=tiger --fusion=counts
 
 _NUM_RESULTS = max(metrics.CUTOFFS)
 _TRAINING_FACTS = ("seed", "batch_size", "normalize", "network", "table")
-_NEWER_FACTS = ("order_noise", "teacher_weight", "imagined_users")
+_NEWER_FACTS = ("order_noise", "teacher_weight", "imagined_users", "soft_targets")
+_NEWER_FACTS += ("num_user_tokens", "train_on")
 # Between two movements of the progress bar.
 _SEARCHES_AT_ONCE = 8
 

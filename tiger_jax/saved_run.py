@@ -89,7 +89,7 @@ def load(
 def training_facts(
     run_folder: pathlib.Path, facts: Sequence[str], newer: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """How a run was trained: steps, seconds and settings.
+    """How a run was trained: steps, seconds, settings, and the commit of the code that began it.
 
     Args:
       run_folder: of the run.
@@ -98,11 +98,13 @@ def training_facts(
     """
     settings = artifacts.load_json(run_folder / "run.json", TRAIN, facts)
     checkpoint_folder = checkpoints.folder_of(run_folder)
-    last = checkpoints.steps(checkpoint_folder)[-1]
+    last = checkpoints.last_step(checkpoint_folder)
+    begun_by = settings.get("provenance", {})
     return {
         "steps": last,
         "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
         **{name: settings[name] for name in (*facts, *newer) if name in settings},
+        **{name: begun_by[name] for name in ("commit",) if name in begun_by},
     }
 
 

@@ -88,6 +88,7 @@ def run(setting: Setting) -> dict:
         rows[label] = {
             "scores": metrics.score(top, targets),
             **({} if label in (MIXTURE, PRODUCT) else {"seeds": [seed]}),
+            **({"runs": [sasrec.training(setting, seed)]} if label == SASREC else {}),
             "parameters": sum(parameters for parameters, _ in sizes[label]),
             "bytes": sum(num_bytes for _, num_bytes in sizes[label]),
             "distinct_items": metrics.distinct_items(top, _NUM_RESULTS),
@@ -199,4 +200,5 @@ EXPERIMENT = Experiment(
     cost="1 training of TIGER and of SASRec a dataset, and minutes",
     run=run,
     show=show,
+    most_seeds=1,
 )

@@ -21,6 +21,7 @@ class Experiment:
       show: all recorded results -> Markdown.
       draw: all recorded results, folder -> writes pictures.
       seeds: number of seeds if not told otherwise.
+      most_seeds: how many it can make use of; None: of any number.
     """
 
     name: str
@@ -31,3 +32,4 @@ class Experiment:
     show: Callable[[list[dict]], str]
     draw: Callable[[list[dict], pathlib.Path], None] | None = None
     seeds: int = 1
+    most_seeds: int | None = None

@@ -126,4 +126,5 @@ EXPERIMENT = Experiment(
     run=run,
     show=show,
     draw=draw,
+    most_seeds=1,
 )

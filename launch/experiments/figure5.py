@@ -209,10 +209,10 @@ def _section(result: dict) -> str:
             *shares
         ),
         _RULES,
-        "Chosen: " + "; ".join(_settings(first, name) for name in list(first["rows"])[2:]) + ".",
+        *(_chosen(run, len(runs) > 1) for run in runs),
         "The paper says: " + "; ".join(paper.numbers()["figure5"]["claims"]) + ". At epsilon = "
-        f"{_EPSILON} and K = {_K}, ahead of {_KNN} here (± half the 95 % interval of the paired "
-        "difference):",
+        f"{_EPSILON} and K = {_K}, ahead of {_KNN} here (± half the 95 % interval over the users, "
+        "in all tables below; here of the paired difference):",
         markdown(
             ["", *_GROUPS.values()],
             [
@@ -241,6 +241,12 @@ def _section(result: dict) -> str:
         lines += [title, markdown(["", *map(str, _SHOWN)], rows)]
     lines.append(f"![Recall@10 over epsilon](pictures/{_picture(result, 'by_epsilon')})")
     return "\n\n".join(lines)
+
+
+def _chosen(run: dict, is_one_of_several: bool) -> str:
+    """The rules that were chosen on validation for a seed's model."""
+    whose = f" for seed {run['seed']}" if is_one_of_several else ""
+    return f"Chosen{whose}: {'; '.join(_settings(run, n) for n in list(run['rows'])[2:])}."
 
 
 def _settings(run: dict, name: str) -> str:

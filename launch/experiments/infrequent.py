@@ -49,7 +49,11 @@ def run(setting: Setting) -> dict:
     ]
     rows = {
         "TIGER": {**served(tiger), "seeds": list(setting.seeds)},
-        sasrec.LABEL: {**served(sasrecs), "seeds": list(setting.seeds)},
+        sasrec.LABEL: {
+            **served(sasrecs),
+            "seeds": list(setting.seeds),
+            "runs": [sasrec.training(setting, seed) for seed in setting.seeds],
+        },
     }
     table = setting.table(ids)
     _, baselines = eval.make_baselines(setting.folder, sequences, table.semantic_ids_NI)

@@ -80,4 +80,5 @@ EXPERIMENT = Experiment(
     cost="IDs of each dataset",
     run=run,
     show=show,
+    most_seeds=1,
 )

@@ -29,6 +29,12 @@ def recommender(setting: Setting, seed: int) -> SasRec:
     return SasRec.load(setting.folder, run, setting.sequences)
 
 
+def training(setting: Setting, seed: int) -> dict[str, Any]:
+    """How it was trained, for tables that have other measures of it than scores."""
+    found = evaluated(setting, seed)
+    return {name: found[name] for name in ("run", "step", "training", "commit")}
+
+
 def row(setting: Setting, seed: int) -> dict[str, Any]:
     """A row of a table of scores, as `Setting.tiger` returns it."""
     return seed_row(evaluated(setting, seed), seed, _FACTS)

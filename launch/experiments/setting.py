@@ -56,12 +56,13 @@ class Setting:
         seeds: Sequence[int],
         recorded: Mapping[str, Any] | None = None,
         tables: Mapping[str, str] | None = None,
+        trained: Mapping[str, dict[str, Any]] | None = None,
     ):
         self.dataset, self.budget, self.seeds = dataset, budget, tuple(seeds)
         self.recorded = dict(recorded or {})
         self.card = budget.card.format(dataset=dataset)
         self.tables = dict(tables or {})
-        self.trained: dict[str, dict[str, Any]] = {}
+        self.trained = dict(trained or {})
 
     def at(self, dataset: str) -> "Setting":
         """The same for another dataset."""
@@ -103,11 +104,6 @@ class Setting:
             "encoder": encoder,
             "text_fields": source["text_fields"],
         }
-
-    def row(self, label: str, make: Callable[..., dict[str, Any]], card: str = "") -> dict:
-        """A row of a table, of all seeds; see `growing_row`."""
-        *_, row = self.growing_row(label, make, card)
-        return row
 
     def growing_row(
         self, label: str, make: Callable[..., dict[str, Any]], card: str = "", ids_card: str = ""

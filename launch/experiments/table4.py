@@ -84,4 +84,5 @@ EXPERIMENT = Experiment(
     cost="the run of table1",
     run=run,
     show=show,
+    most_seeds=1,
 )

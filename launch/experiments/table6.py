@@ -42,4 +42,5 @@ EXPERIMENT = Experiment(
     cost="nothing beyond the prepared data",
     run=run,
     show=show,
+    most_seeds=1,
 )
