@@ -175,7 +175,7 @@ def _save(
     }
     before = artifacts.load_json(path, _MADE_BY) if path.is_file() else {}
     now = json.loads(json.dumps({name: result[name] for name in _FOUND}))
-    if any(name not in before or before[name] != value for name, value in now.items()):
+    if any(before.get(name) != value for name, value in now.items()):
         artifacts.save_json(path, result)
 
 
