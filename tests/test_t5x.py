@@ -47,7 +47,8 @@ BEAMS = 12
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A prepared folder with Semantic IDs of 3 codes and a collision token, named "codes"."""
-    folder = tmp_path_factory.mktemp("data") / "toy"
+    # A name of its own: SeqIO keeps the tasks of other tests of this process.
+    folder = tmp_path_factory.mktemp("data") / "toy_t5x"
     prepare.prepare("synthetic", str(folder), synthetic_users=100, synthetic_items=40)
     embeddings, source = content.load_embeddings(folder)
     codes = np.random.default_rng(0).integers(0, 8, (len(embeddings), 3))
@@ -198,7 +199,7 @@ def infer(folder, checkpoint, output):
     """Ranked items of every user, as t5x.infer writes them."""
     paths = {"INFER_OUTPUT_DIR": str(output), "CHECKPOINT_PATH": str(checkpoint)}
     must_run(command("t5x.infer", "infer", folder, **paths))
-    (path,) = output.glob("toy_codes-predict_with_aux.jsonl-00000-of-00001")
+    (path,) = output.glob("toy_t5x_codes-predict_with_aux.jsonl-00000-of-00001")
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
