@@ -34,7 +34,7 @@ _NEEDS = ("name", "dataset", "budget", "seeds", "values", "data", "tables", "com
 
 
 def reproduce(
-    name: str,
+    experiment: Experiment,
     datasets: tuple[str, ...],
     budget: Budget,
     num_seeds: int | None,
@@ -44,21 +44,19 @@ def reproduce(
     """Measures one experiment wherever it has not been measured, and writes it down.
 
     Args:
-      name: of the experiment.
-      datasets: of which to measure it, as far as the paper has it for them; empty for all.
+      experiment: the table or figure.
+      datasets: of which to measure it, of those that the paper has it for; empty for all.
       budget: how large.
       num_seeds: seeds 0, 1, ... of each model; None for as many as the experiment wants.
       out: folder of the results.
       keep: whether results of other data or IDs stay as they are.
 
     Raises:
-      InputError: an unknown name, a dataset that the experiment is not for, or a result of other
-        data or IDs.
+      InputError: a result is of other data or IDs.
     """
-    experiment = _experiment(name)
     for dataset in datasets or experiment.datasets:
         wanted = min(num_seeds or experiment.seeds, experiment.most_seeds or sys.maxsize)
-        path = out / f"{name}_{dataset}_{budget.name}.json"
+        path = out / f"{experiment.name}_{dataset}_{budget.name}.json"
         setting = Setting(dataset, budget, range(wanted))
         if path.is_file():
             found = artifacts.load_json(path, _MADE_BY, _NEEDS)
@@ -72,21 +70,18 @@ def reproduce(
         _measure(experiment, setting, path)
 
 
-def _experiment(name: str) -> Experiment:
+def _experiment(name: str, datasets: tuple[str, ...]) -> Experiment:
+    """The experiment of that name, if it is for those datasets."""
     experiment = named(name)
     if experiment is None:
         names = ", ".join(known.name for known in EXPERIMENTS)
         raise InputError(f"{name}: no table or figure of that name; choose from {names}")
-    return experiment
-
-
-def _require_datasets(experiment: Experiment, datasets: tuple[str, ...]) -> None:
     for dataset in datasets:
         if dataset not in experiment.datasets:
             raise InputError(
-                f"{experiment.name}: is for {', '.join(experiment.datasets)}, not for {dataset}; "
-                "choose one"
+                f"{name}: is for {', '.join(experiment.datasets)}, not for {dataset}; choose one"
             )
+    return experiment
 
 
 def _is_kept(path: pathlib.Path, found: dict, setting: Setting, keep: bool) -> bool:
@@ -230,19 +225,17 @@ def main(argv=None) -> None:
         if options.seeds is not None and options.seeds < 1:
             raise InputError(f"--seeds={options.seeds}: at least 1")
         datasets = tuple(filter(None, options.dataset.split(",")))
-        for name in options.names:
-            _require_datasets(_experiment(name), datasets)
+        experiments = [_experiment(name, datasets) for name in options.names]
         budget = BUDGETS[options.budget]
         out = _out(options.out, budget)
-        for name in options.names:
+        for experiment in experiments:
             try:
-                reproduce(name, datasets, budget, options.seeds, out, options.keep)
+                reproduce(experiment, datasets, budget, options.seeds, out, options.keep)
             finally:
                 # Of what was found before it was cut off as well.
                 results_page.write(out)
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        command_line.fail(str(error))
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from here\n")
         sys.exit(130)

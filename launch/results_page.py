@@ -7,7 +7,6 @@ A section for each experiment in the order of the paper, then the health of Sema
 
 import os
 import pathlib
-import sys
 
 from launch.experiments import EXPERIMENTS, health
 from launch.experiments.budgets import BUDGETS
@@ -141,7 +140,7 @@ def _trainings(result: dict) -> str:
 
 
 def _trained_at(training: dict) -> str:
-    return f", trained at {training['commit']}" if "commit" in training else ""
+    return f", trained at {training['commit']}" if training.get("commit") else ""
 
 
 def _recipe(training: dict, dropout: float) -> str:
@@ -163,8 +162,7 @@ def main(argv=None) -> None:
         command_line.ArgumentParser(description=__doc__.split("\n")[0]).parse_args(argv)
         write()
     except artifacts.InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        command_line.fail(str(error))
 
 
 if __name__ == "__main__":

@@ -62,11 +62,11 @@ def run(function: Callable[..., dict], argv: Sequence[str] | None = None, exampl
         result, as_json = _run(function, list(sys.argv if argv is None else argv), examples)
     except InputError as error:
         # It is one line; where gin called the function, it has added where from.
-        _fail(str(error).partition("\n")[0])
+        fail(str(error).partition("\n")[0])
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or error
-        _fail(f"{place}{reason}; see that it can be read and written, with space left")
+        fail(f"{place}{reason}; see that it can be read and written, with space left")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
@@ -269,7 +269,8 @@ def _described_arguments(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in found}
 
 
-def _fail(message: str) -> typing.NoReturn:
+def fail(message: str) -> typing.NoReturn:
+    """Ends the process with 2 and one line on standard error."""
     # Messages of libraries may have line breaks.
     sys.stderr.write(f"error: {' '.join(message.split())}\n")
     sys.exit(2)

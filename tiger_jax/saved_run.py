@@ -99,12 +99,11 @@ def training_facts(
     settings = artifacts.load_json(run_folder / "run.json", TRAIN, facts)
     checkpoint_folder = checkpoints.folder_of(run_folder)
     last = checkpoints.last_step(checkpoint_folder)
-    begun_by = settings.get("provenance", {})
     return {
         "steps": last,
         "seconds": checkpoints.load_metadata(checkpoint_folder, last).get("seconds"),
         **{name: settings[name] for name in (*facts, *newer) if name in settings},
-        **{name: begun_by[name] for name in ("commit",) if name in begun_by},
+        "commit": settings.get("provenance", {}).get("commit"),
     }
 
 

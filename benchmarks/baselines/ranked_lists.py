@@ -12,7 +12,6 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -175,8 +174,7 @@ def main(argv=None) -> None:
                 raise InputError(f"--models={model}: choose from {', '.join(MODELS)}")
             print(f"wrote {make_lists(folder, model, seed, python, **options)}")
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        command_line.fail(str(error))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,6 @@ def run(setting: Setting) -> dict:
         rows[label] = {
             "scores": metrics.score(top, targets),
             **({} if label in (MIXTURE, PRODUCT) else {"seeds": [seed]}),
-            **({"runs": [sasrec.training(setting, seed)]} if label == SASREC else {}),
             "parameters": sum(parameters for parameters, _ in sizes[label]),
             "bytes": sum(num_bytes for _, num_bytes in sizes[label]),
             "distinct_items": metrics.distinct_items(top, _NUM_RESULTS),
@@ -97,6 +96,7 @@ def run(setting: Setting) -> dict:
             "ms_alone": _milliseconds(answer, sequences.user_ids, histories, 1),
             "ms_each_of_many": _milliseconds(answer, sequences.user_ids, histories, _MANY),
         }
+    rows[SASREC]["runs"] = [sasrec.training(setting, seed)]
     chosen = {label: dataclasses.asdict(one.fusion) for label, one in fused.items()}
     return {"rows": rows, "run": name, "fusions": chosen}
 
