@@ -1,7 +1,6 @@
 """Every table and figure of the paper at toy size; the page of results; what is refused."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 import re
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch import reproduce, results_page
-from launch.experiments import EXPERIMENTS, beyond, figure5, named, recbole, scores, table1
+from launch.experiments import beyond, figure5, named, recbole, scores, table1
 from launch.experiments.budgets import BUDGETS
 from launch.experiments.scores import SCORES
 from launch.experiments.setting import Setting
@@ -74,14 +73,6 @@ def test_a_fault_of_the_command_line_is_one_line(arguments, message, capsys):
     assert message in captured
 
 
-def test_page_of_results_is_what_the_recorded_files_make_of_it():
-    text = results_page.text(results_page.RESULTS, results_page.PAGE.parent)
-    assert text == results_page.PAGE.read_text()
-    assert [line for line in text.splitlines() if line.startswith("## ")][:-1] == [
-        f"## {experiment.title}" for experiment in EXPERIMENTS
-    ]
-
-
 SCORE = {"value": 0.5, "low": 0.4, "high": 0.6}
 
 # --- Toy size of every name ---
@@ -139,29 +130,6 @@ def test_a_result_says_what_it_was_made_from(toy):
     content.save_embeddings(setting.folder, embeddings_NE, header | {"encoder": "another"})
     assert setting.facts()["data"] != result["data"]
     content.save_embeddings(setting.folder, embeddings_NE, header)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda text: text[:-30], "damaged or not a JSON file"),
-        (lambda text: text.replace('"command"', '"commando"'), "lacks command"),
-    ],
-)
-def test_the_page_names_a_damaged_result(damage, message, tmp_path, monkeypatch, capsys):
-    results = tmp_path / "results"
-    results.mkdir()
-    text = (results_page.RESULTS / "table6_toys_cpu.json").read_text()
-    path = results / "table6_toys_cpu.json"
-    path.write_text(damage(text))
-    monkeypatch.setattr(results_page, "write", functools.partial(results_page.write, results))
-    with pytest.raises(SystemExit) as end:
-        results_page.main([])
-    assert end.value.code == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert f"{path}: {message}" in line
-    assert "make it again with launch.reproduce table6" in line
-    assert not (results / "results.md").exists()
 
 
 def test_figure_6_searches_freely_and_table_3_draws(toy):
@@ -365,19 +333,6 @@ def test_a_recorded_row_serves_the_seeds_it_has_and_others_are_made(toy):
     assert not made
     row((0,), {"one": by_lsh}, ids_card="random")
     assert made == [0]
-
-
-def test_the_rules_of_cold_start_are_told_for_each_seed():
-    recorded = json.loads((results_page.RESULTS / "figure5_beauty_cpu.json").read_text())
-    [first] = recorded["values"]["runs"]
-    second = json.loads(json.dumps(first)) | {"seed": 1}
-    name = list(first["rows"])[-1]
-    setting = next(iter(second["rows"][name]["settings"]))
-    second["rows"][name]["settings"][setting] = 4321
-    assert "Chosen for seed" not in figure5.show([recorded])
-    recorded["values"]["runs"].append(second)
-    found = figure5.show([recorded]).split("Chosen for seed ")[1:]
-    assert [f"{setting} 4321" in section.split("\n")[0] for section in found] == [False, True]
 
 
 def test_seeds_that_a_table_cannot_use_are_not_asked_for(toy):
