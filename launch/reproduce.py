@@ -11,6 +11,7 @@ whatever machine they were measured: remove the file to have it anew.
 
 import argparse
 import datetime
+import itertools
 import json
 import pathlib
 import sys
@@ -181,6 +182,11 @@ def _out(given: str | None, budget: Budget) -> pathlib.Path:
         raise InputError(f"{out}: is a file; give --out a folder")
     if budget.is_toy and out.resolve() == results_page.RESULTS:
         raise InputError(f"{out}: holds results of real data; give --budget=toy another --out")
+    others = [name for name, other in BUDGETS.items() if other.is_toy != budget.is_toy]
+    for path in itertools.chain.from_iterable(out.glob(f"*_{name}.json") for name in others):
+        raise InputError(f"{path}: toys and real data do not go together; give another --out")
+    if out.resolve() == results_page.PAGE.parent:
+        raise InputError(f"{out}: holds the page of the results in results/; give another --out")
     return out
 
 
@@ -228,6 +234,8 @@ def main(argv=None) -> None:
         experiments = [_experiment(name, datasets) for name in options.names]
         budget = BUDGETS[options.budget]
         out = _out(options.out, budget)
+        # A damaged result among those of the page is found before hours of measuring.
+        results_page.text(out, out)
         for experiment in experiments:
             try:
                 reproduce(experiment, datasets, budget, options.seeds, out, options.keep)

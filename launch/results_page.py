@@ -5,6 +5,7 @@
 A section for each experiment in the order of the paper, then the health of Semantic IDs.
 """
 
+import contextlib
 import os
 import pathlib
 
@@ -20,7 +21,7 @@ PAGE = ROOT / "docs" / "results.md"
 
 # Of a result: what it says, and what stands below it.
 _NEEDS = ("dataset", "budget", "seeds", "values", "complete", "encoder", "text_fields")
-_NEEDS += ("command", "date", "commit", "hardware")
+_NEEDS += ("tables", "command", "date", "commit", "hardware")
 
 _INTRODUCTION = """# Results
 
@@ -53,7 +54,8 @@ def write(results: pathlib.Path = RESULTS, page: pathlib.Path | None = None) -> 
         if experiment.draw and recorded:
             pictures = page.parent / "pictures"
             pictures.mkdir(parents=True, exist_ok=True)
-            experiment.draw(recorded, pictures)
+            with _refusing_damage(experiment, results):
+                experiment.draw(recorded, pictures)
     with artifacts.atomic_path(page) as temporary:
         temporary.write_text(text(results, page.parent), encoding="utf-8")
 
@@ -75,13 +77,15 @@ def text(results: pathlib.Path, folder: pathlib.Path) -> str:
     sections = [_INTRODUCTION + "\n" + budgets.rstrip(";") + "."]
     for experiment in EXPERIMENTS:
         recorded = load(experiment, results)
-        body = experiment.show(recorded) if recorded else "Not measured yet."
-        lines = [_source(experiment, result, where) for result in recorded]
+        with _refusing_damage(experiment, results):
+            body = experiment.show(recorded) if recorded else "Not measured yet."
+            lines = [_source(experiment, result, where) for result in recorded]
         sections.append("\n\n".join(filter(None, [f"## {experiment.title}", body, *lines])))
     recorded = results / "id_health.json"
     if recorded.is_file():
         of_ids = artifacts.load_json(recorded, "launch.id_health", ("command", "rows"))
-        sections.append(health.section(of_ids))
+        with artifacts.refusing_damage(recorded, "result", "launch.id_health"):
+            sections.append(health.section(of_ids))
     return "\n\n".join(sections) + "\n"
 
 
@@ -100,6 +104,14 @@ def load(experiment: Experiment, results: pathlib.Path) -> list[dict]:
     return [artifacts.load_json(path, made_by, _NEEDS) for path in paths if path.is_file()]
 
 
+def _refusing_damage(
+    experiment: Experiment, results: pathlib.Path
+) -> contextlib.AbstractContextManager[None]:
+    """InputError where what is recorded of an experiment has not the parts that it shows."""
+    files = results / f"{experiment.name}_*.json"
+    return artifacts.refusing_damage(files, "result", f"launch.reproduce {experiment.name}")
+
+
 def _source(experiment: Experiment, result: dict, where: str) -> str:
     """What stands below a section: where its numbers come from."""
     name = f"{experiment.name}_{result['dataset']}_{result['budget']}.json"
@@ -108,9 +120,14 @@ def _source(experiment: Experiment, result: dict, where: str) -> str:
     )
     return (
         f"<sub>[{name}]({where}/{name}): `{result['command']}`, {result['date']}, commit "
-        f"{result['commit']}; {encoder}; {result['hardware']}{_trainings(result)}"
+        f"{result['commit']}; {encoder}; {result['hardware']}{_ids(result)}{_trainings(result)}"
         f"{'' if result['complete'] else _incomplete(result)}</sub>"
     )
+
+
+def _ids(result: dict) -> str:
+    """The IDs behind a result, by the names of their cards in gin/ids."""
+    return f"; IDs {', '.join(result['tables'])}" if result["tables"] else ""
 
 
 def _incomplete(result: dict) -> str:
@@ -135,7 +152,9 @@ def _trainings(result: dict) -> str:
     ]
     if not runs:
         trained = result.get("trained", {}).values()
-        recipes = [_recipe(training, training["dropout"]) for training in trained]
+        recipes = [
+            _recipe(training, training["dropout"]) + _trained_at(training) for training in trained
+        ]
     return "".join(f"; {recipe}" for recipe in dict.fromkeys(recipes))
 
 

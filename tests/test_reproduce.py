@@ -61,6 +61,7 @@ def test_list_has_exactly_the_names_each_with_its_cost(capsys):
         (["table6", "--datasets=beauty"], "unrecognized arguments: --datasets=beauty; see --help"),
         (["table6", f"--out={__file__}"], "test_reproduce.py: is a file; give --out a folder"),
         (["table6", "--budget=toy", f"--out={results_page.RESULTS}"], "another --out"),
+        (["table6", f"--out={results_page.PAGE.parent}"], "holds the page of the results in"),
     ],
 )
 def test_a_fault_of_the_command_line_is_one_line(arguments, message, capsys):
@@ -71,6 +72,17 @@ def test_a_fault_of_the_command_line_is_one_line(arguments, message, capsys):
     assert captured.startswith("error: ")
     assert captured.count("\n") == 1
     assert message in captured
+
+
+@pytest.mark.parametrize(("budget", "there"), [("toy", "cpu"), ("cpu", "toy"), ("paper", "toy")])
+def test_toys_do_not_stand_beside_real_data(budget, there, tmp_path, capsys):
+    result = tmp_path / f"table6_beauty_{there}.json"
+    result.touch()
+    with pytest.raises(SystemExit) as end:
+        reproduce.main(["table6", f"--budget={budget}", f"--out={tmp_path}"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {result}: toys and real data")
+    assert list(tmp_path.iterdir()) == [result]
 
 
 SCORE = {"value": 0.5, "low": 0.4, "high": 0.6}
@@ -295,44 +307,6 @@ def test_a_fusion_that_was_chosen_in_another_way_is_refused(toy):
     with pytest.raises(artifacts.InputError, match=r"chosen with num_users = 512, now it is 64; "):
         beyond._fusion(setting, None, "some run", "counts")
     shutil.rmtree(path.parent.parent)
-
-
-def test_a_recorded_row_serves_the_seeds_it_has_and_others_are_made(toy):
-    """Means and standard errors over the seeds by hand: hits of a tenth of the seed."""
-    made = []
-
-    def make(seed):
-        made.append(seed)
-        score = {name: dict.fromkeys(("value", "low", "high"), seed / 10) for name in SCORES}
-        found = {"without_history_items": score, "with_history_items": score, "run": f"run-{seed}"}
-        return scores.seed_row(found, seed, ("run",))
-
-    def row(seeds, rows, card="", ids_card=""):
-        made.clear()
-        setting = Setting("beauty", BUDGETS["toy"], seeds, {"rows": rows})
-        *_, found = setting.growing_row("one", make, card, ids_card)
-        return found
-
-    two = row((0, 1), {})
-    assert made == two["seeds"] == [0, 1]
-    assert row((0,), {"one": two}) == row((1, 0), {"one": two}) == two
-    assert not made
-    four = row((0, 1, 2, 3), {"one": two})
-    assert made == [2, 3]
-    assert [run["run"] for run in four["runs"]] == ["run-0", "run-1", "run-2", "run-3"]
-    assert four["scores"]["recall@5"] == pytest.approx(
-        {"value": 0.15, "low": 0.15, "high": 0.15, "standard_error": (0.05 / 3) ** 0.5 / 2}
-    )
-    row((0,), {"another": two})
-    assert made == [0]
-    row((0,), {"one": two}, "gin/baseline/sasrec.gin")
-    assert made == [0]
-    by_lsh = row((0,), {"one": two}, ids_card="lsh")
-    assert made == [0]
-    assert row((0,), {"one": by_lsh}, ids_card="lsh") == by_lsh
-    assert not made
-    row((0,), {"one": by_lsh}, ids_card="random")
-    assert made == [0]
 
 
 def test_seeds_that_a_table_cannot_use_are_not_asked_for(toy):

@@ -12,7 +12,7 @@ import jax
 from launch.experiments import sasrec
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import PRODUCT, baseline_label, markdown, scores_table
-from launch.experiments.setting import DATASETS, Setting
+from launch.experiments.setting import DATASETS, ON_TIGER, Setting
 from tiger_jax import artifacts, baselines, fuse, fusion, metrics
 from tiger_jax.data import content
 from tiger_jax.diversity import Categories
@@ -179,9 +179,9 @@ def show(results: list[dict[str, Any]]) -> str:
         for label, chosen in result["values"]["fusions"].items()
     ]
     return (
-        "Weights were chosen on validation users alone (`python -m tiger_jax.fuse`). Where the "
-        "prior's share of the beam's mixture is not 0.5, it was chosen so as well; that it is "
-        "chosen at all was decided after test figures of Toys had been seen (docs/log.md). "
+        f"{ON_TIGER} Weights were chosen on validation users alone (`python -m tiger_jax.fuse`). "
+        "Where the prior's share of the beam's mixture is not 0.5, it was chosen so as well; that "
+        "it is chosen at all was decided after test figures of Toys had been seen (docs/log.md). "
         "Histories are left out.\n\n"
         + scores_table(results)
         + "\n\n"

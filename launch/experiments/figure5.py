@@ -204,7 +204,8 @@ def _section(result: dict) -> str:
         f"items, {items['unseen']:,}, are in no training sequence, no history and no training of "
         f"the RQ-VAE ({items['seen']:,} seen items); as many validation items are held out for "
         f"choosing the rules and are no part of this catalogue. {users['unseen']:,} of "
-        f"{users['all']:,} users want an unseen item. Of the unseen items "
+        f"{users['all']:,} users want an unseen item; those who want an item held out for "
+        "validation are left out. Of the unseen items "
         "{:.1%} share three codes with a seen one, {:.1%} two, {:.1%} one, {:.1%} none.".format(
             *shares
         ),

@@ -7,7 +7,7 @@ import numpy as np
 from launch import plots
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import markdown, seeds_text
-from launch.experiments.setting import DATASETS, Setting
+from launch.experiments.setting import DATASETS, ON_TIGER, Setting
 from tiger_jax import paper
 from tiger_jax.recommender import Recommender
 
@@ -61,8 +61,9 @@ def show(results: list[dict]) -> str:
     rows.append(["*three datasets*", "*paper*", "", *(f"*{cell}*" for cell in cells)])
     beams = results[0]["values"]["num_beams"]
     return (
-        f"Share of invalid IDs among the first K results of a free search with {beams} beams, "
-        "history kept; ± is half a 95 % interval over the users. With the cpu budget's softmax "
+        f"{ON_TIGER} Share of invalid IDs among the first K results of a free search with {beams} "
+        "beams, history kept; ± is half a 95 % interval over the users, and where none was found "
+        "3 / users bounds the share with the same confidence. With the cpu budget's softmax "
         "over the tokens of a level, none of another level can come, as in the paper it may.\n\n"
         + markdown(["", "budget", "users", *(f"K = {k}" for k in shown)], rows)
         + "\n\n![Share of invalid IDs by K, with the ranges of the paper](pictures/figure6.png)"
@@ -70,7 +71,9 @@ def show(results: list[dict]) -> str:
 
 
 def _cell(found: dict, k: int) -> str:
-    return f"{found['invalid'][k - 1]:.2%} ± {found['half_width'][k - 1]:.2%}"
+    if not found["invalid"][k - 1]:
+        return f"none, < {3 / found['num_users']:.3%}"
+    return f"{found['invalid'][k - 1]:.3%} ± {found['half_width'][k - 1]:.3%}"
 
 
 def draw(results: list[dict], folder: pathlib.Path) -> None:

@@ -7,13 +7,13 @@ CARDS = ("rqvae", "rqvae_adamw", "vqvae", "residual", "hierarchical", "lsh", "ra
 
 _INTRODUCTION = """## Health of Semantic IDs
 
-Several calls of `python -m launch.id_health`, the last of them `{command}`,
-wrote [results/id_health.json](../results/id_health.json) and this table; the cards are those of
-`gin/ids/`, at the commit that stands with each row. Mean and standard deviation over seeds; a card
-without a number of epochs ran with its own. A bucket is the items with equal codes; collisions are
-items whose codes an earlier item already has. Embeddings by all-MiniLM-L6-v2 of title, brand and
-categories. The Sports files have no titles, and their keywords were not among the texts yet, as
-they are in the tables above: many items have equal embeddings here.
+Several calls of `python -m launch.id_health`, the last of them `{command}`, wrote
+[results/id_health.json](../results/id_health.json), where each row has its commit, and this table;
+rqvae, rqvae_adamw and so on are the cards of `gin/ids/`. Mean and standard deviation over seeds; a
+card without a number of epochs ran with its own. A bucket is the items with equal codes;
+collisions are items whose codes an earlier item already has. Embeddings by all-MiniLM-L6-v2 of
+title, brand and categories. The Sports files have no titles, and their keywords were not among the
+texts yet, as they are in the tables above: many items have equal embeddings here.
 """
 
 

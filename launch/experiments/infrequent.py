@@ -9,7 +9,7 @@ import numpy as np
 from launch.experiments import sasrec
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import baseline_label, markdown, seeds_text
-from launch.experiments.setting import DATASETS, Setting
+from launch.experiments.setting import DATASETS, ON_TIGER, Setting
 from tiger_jax import eval, frequency
 from tiger_jax.metrics import RankedItems
 
@@ -100,10 +100,10 @@ def show(results: list[dict]) -> str:
             f"{values['targets']['coverage']:.1%} of the catalogue\n\n" + markdown(header, rows)
         )
     return (
-        "Recall@10 on the test split, history removed, of users whose target has so many training "
-        "interactions; then, of all top tens, the share of the catalogue in them, the mean number "
-        "of training interactions of their items, and the Gini coefficient of how often each item "
-        "is shown.\n\n" + "\n\n".join(sections)
+        f"{ON_TIGER} Recall@10 on the test split, history removed, of users whose target has so "
+        "many training interactions; then, of all top tens, the share of the catalogue in them, "
+        "the mean number of training interactions of their items, and the Gini coefficient of how "
+        "often each item is shown.\n\n" + "\n\n".join(sections)
     )
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import HEADER, SCORES, markdown, scores_table, seeds_text
-from launch.experiments.setting import DATASETS, ON_TEACHERS, Setting
+from launch.experiments.setting import DATASETS, ON_IDS, ON_TIGER, Setting
 from tiger_jax import paper
 
 _LAYERS, _FEW_LAYERS = (3, 4, 5), (1, 2)
+_OF_TIGER = f"TIGER of the cpu budget, without a teacher. {ON_IDS}"
 
 
 def run_table5(setting: Setting) -> Iterator[dict]:
@@ -27,12 +28,13 @@ def run_table5(setting: Setting) -> Iterator[dict]:
             flags=() if is_own else flags,
             brief=True,
         )
-    return setting.rows(makers)
+    return setting.rows(makers, flags=setting.budget.brief)
 
 
 def show_table5(results: list[dict]) -> str:
     """A row a number of layers."""
-    return scores_table(results, "table5", {str(layers): f"{layers} layers" for layers in _LAYERS})
+    names = {str(layers): f"{layers} layers" for layers in _LAYERS}
+    return f"{_OF_TIGER}\n\n{scores_table(results, 'table5', names)}"
 
 
 def run_table8(setting: Setting) -> Iterator[dict]:
@@ -43,13 +45,14 @@ def run_table8(setting: Setting) -> Iterator[dict]:
                 setting.tiger, variant="no_users", flags=("--num_user_tokens=0",), brief=True
             ),
             "with user tokens": functools.partial(setting.tiger, brief=True),
-        }
+        },
+        flags=setting.budget.brief,
     )
 
 
 def show_table8(results: list[dict]) -> str:
     """Two rows; the paper's table has no column of NDCG@10, Table 1 has it for the second row."""
-    note = "The paper's table lacks the column NDCG@10."
+    note = f"{_OF_TIGER} The paper's table lacks the column NDCG@10."
     return f"{note}\n\n{scores_table(results, 'table8')}"
 
 
@@ -70,7 +73,7 @@ def show_table9(results: list[dict]) -> str:
         cells = [f"*{_theirs(printed[name])}*" for name in SCORES]
         rows.append([f"*{result['dataset']}*", "*paper, 3 seeds*", *cells])
     table = markdown(["", "budget", *HEADER], rows)
-    return f"Mean and standard error over the seeds. {ON_TEACHERS}\n\n{table}"
+    return f"Mean and standard error over the seeds. {ON_TIGER}\n\n{table}"
 
 
 def _cell(score: dict[str, float]) -> str:

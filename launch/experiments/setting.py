@@ -24,11 +24,16 @@ from tiger_jax.vocabulary import Vocabulary
 
 DATASETS = ("beauty", "sports", "toys")
 
-# Stands above tables of what the cards make.
+# Stand above tables of what the cards make.
 ON_TEACHERS = (
     "TIGER of the cpu budget learns from counts and content as well as from the items that came, "
     "which the paper's does not (docs/training.md)."
 )
+ON_IDS = (
+    "Its IDs there are by residual k-means of content and co-occurrence, the paper's by an RQ-VAE "
+    "of content alone (Table 2 has both)."
+)
+ON_TIGER = f"{ON_TEACHERS} {ON_IDS}"
 
 # What of an evaluation is kept besides the scores.
 _FACTS = ("run", "step", "training", "num_beams", "search", "num_users", "invalid_id_rate")
@@ -106,7 +111,12 @@ class Setting:
         }
 
     def growing_row(
-        self, label: str, make: Callable[..., dict[str, Any]], card: str = "", ids_card: str = ""
+        self,
+        label: str,
+        make: Callable[..., dict[str, Any]],
+        card: str = "",
+        ids_card: str = "",
+        flags: Sequence[str] = (),
     ) -> Iterator[dict[str, Any]]:
         """A row of a table, after each of its seeds; those recorded of this recipe are taken.
 
@@ -114,15 +124,18 @@ class Setting:
           label: of the row.
           make: makes it for one seed, `make(seed=0)`; see `scores.seed_row`.
           card: that it is trained by; empty for the budget's own.
-          ids_card: the file of gin/ids that its Semantic IDs are by, where a table compares IDs.
+          ids_card: the file of gin/ids that its Semantic IDs are by, if not the budget's own.
+          flags: of the budget that it is trained with.
         """
-        budget = self.budget
-        flags = (budget.untaught, budget.brief, sorted(budget.ids_flags.items()))
         cards = (card or self.card, *([f"gin/ids/{ids_card}.gin"] if ids_card else []))
-        recipe = artifacts.checksum(*map(recipes.settings_checksum, cards), repr(flags))
+        ids_flags = self.budget.ids_flags.get(ids_card, ())
+        recipe = artifacts.checksum(
+            *map(recipes.settings_checksum, cards), repr(([*flags], [*ids_flags]))
+        )
         found = self.recorded.get("rows", {}).get(label)
         if found is not None and found.get("recipe") != recipe:
             print(f"{label}: was recorded of another recipe and is made again")
+            self._forget(found)
             found = None
         rows = [found] if found else []
         there = found["seeds"] if found else []
@@ -133,15 +146,25 @@ class Setting:
                 rows.append({**make(seed=seed), "recipe": recipe})
                 yield joined(rows)
 
+    def _forget(self, row: Mapping[str, Any]) -> None:
+        """A recorded row that is made again is of the IDs that will be there then."""
+        runs = row.get("runs", ())
+        theirs = {run.get("training", {}).get("table") for run in runs}
+        self.tables = {ids: table for ids, table in self.tables.items() if table not in theirs}
+        for run in runs:
+            self.trained.pop(run["run"], None)
+
     def rows(
         self,
         makers: Mapping[str, Callable[..., dict[str, Any]]],
         ids_cards: Mapping[str, str] | None = None,
+        flags: Sequence[str] = (),
     ) -> Iterator[dict[str, Any]]:
         """The values of a table whose rows `growing_row` gives, {label: make}, after each seed."""
         rows = {}
         for label, make in makers.items():
-            for row in self.growing_row(label, make, ids_card=(ids_cards or {}).get(label, "")):
+            ids_card = (ids_cards or {}).get(label, "")
+            for row in self.growing_row(label, make, ids_card=ids_card, flags=flags):
                 rows[label] = row
                 yield {"rows": dict(rows)}
 
@@ -242,6 +265,8 @@ class Setting:
         self.trained[run] = {
             "steps": facts["steps"],
             "dropout": facts["network"]["dropout_rate"],
+            "seconds": facts["seconds"],
+            "commit": facts["commit"],
             **{name: facts[name] for name in (*kept, *newer) if name in facts},
         }
         return run

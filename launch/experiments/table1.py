@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from launch.experiments import recbole, sasrec
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import PRODUCT, baseline_label, by_seed, joined, scores_table
-from launch.experiments.setting import DATASETS, ON_TEACHERS, Setting
+from launch.experiments.setting import DATASETS, ON_TIGER, Setting
 from tiger_jax import artifacts, log_linear, metrics
 from tiger_jax.data import content
 
@@ -21,7 +21,7 @@ _WITHOUT_TRAINING = {
         "counts_with_content",
     )
 }
-_P5 = "P5: text IDs, sequential task alone"
+_P5, _P5_IDS = "P5: text IDs, sequential task alone", "text"
 _KEPT = "TIGER, the history's items kept in the list"
 _SASREC_KEPT = f"{sasrec.LABEL}, the history's items kept in the list"
 
@@ -62,7 +62,8 @@ def run(setting: Setting) -> Iterator[dict]:
             "runs": row["runs"],
         }
         yield values
-    for row in setting.growing_row(_P5, functools.partial(_p5, setting)):
+    p5 = functools.partial(_p5, setting)
+    for row in setting.growing_row(_P5, p5, ids_card=_P5_IDS, flags=setting.budget.untaught):
         rows[_P5] = row
         yield values
 
@@ -126,14 +127,14 @@ def _missing(setting: Setting, rows: dict[str, dict]) -> list[str]:
 
 
 def _p5(setting: Setting, seed: int) -> dict:
-    return setting.tiger(setting.ids("text"), "no_teacher", setting.budget.untaught, seed)
+    return setting.tiger(setting.ids(_P5_IDS), "no_teacher", setting.budget.untaught, seed)
 
 
 def show(results: list[dict]) -> str:
     """Ours and the paper's, by dataset."""
     return (
         "Same data, split and scorer for all of ours; numbers of the paper and of others are as "
-        f"they were printed. {ON_TEACHERS} P5 is TIGER's network on text IDs, which is how the "
+        f"they were printed. {ON_TIGER} P5 is TIGER's network on text IDs, which is how the "
         "paper simplifies it; content neighbours are its Semantic_KNN; what is multiplied in the "
         "last row without training is also what teaches TIGER (docs/baselines.md). TIGER and what "
         "RecBole trained list 50 items and then lose the history, so that some users with more "

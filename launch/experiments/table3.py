@@ -8,7 +8,7 @@ import numpy as np
 
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import markdown, seeds_text
-from launch.experiments.setting import Setting
+from launch.experiments.setting import ON_TIGER, Setting
 from tiger_jax import diversity, paper
 from tiger_jax.data import content
 from tiger_jax.diversity import Audience, Categories
@@ -69,7 +69,7 @@ def _rows(
 
 def show(results: list[dict]) -> str:
     """The paper's table with the beam beside it, then the levels."""
-    return "\n\n".join(_section(result) for result in results)
+    return "\n\n".join([ON_TIGER, *map(_section, results)])
 
 
 def _section(result: dict) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 
 from launch.experiments.experiment import Experiment
 from launch.experiments.scores import markdown
-from launch.experiments.setting import Setting
+from launch.experiments.setting import ON_TIGER, Setting
 from tiger_jax import paper
 from tiger_jax.data import content
 from tiger_jax.diversity import Audience, Categories
@@ -53,7 +53,7 @@ def _wanted(categories: Categories) -> dict[str, str]:
 
 def show(results: list[dict]) -> str:
     """A row a category, the paper's below it."""
-    return "\n\n".join(_section(result) for result in results)
+    return "\n\n".join([ON_TIGER, *map(_section, results)])
 
 
 def _section(result: dict) -> str:
