@@ -46,7 +46,7 @@ PRIOR = {"one": 1.5, "other": 1.0}
 
 
 def fused(exponents, weight=0.5, prior_items=4):
-    choice = Fusion(PRIOR, weight, prior_items, exponents)
+    choice = Fusion(PRIOR, weight, prior_items, NUM_ITEMS, exponents)
     return FusedRecommender(recommender(num_beams=NUM_ITEMS), opinions, choice)
 
 
@@ -73,6 +73,29 @@ def test_the_final_order_is_that_of_the_product(exponents, thoughts):
         left = [item for item in range(1, NUM_ITEMS + 1) if item not in history]
         expected = sorted(left, key=lambda item: -scores_BN[user, item])[:5]
         assert [item for item in ranked.item_numbers[user] if item] == expected
+
+
+@pytest.mark.parametrize(("num_beams", "num_candidates"), [(2, 4), (4, 4), (7, 4)])
+def test_candidates_are_as_many_as_were_chosen_among(num_beams, num_candidates, monkeypatch):
+    """Whatever the recommender's own beams, so that lists are those that were measured."""
+    asked = []
+    candidates = FusedRecommender.candidates
+
+    def spy(self, users, histories, number, exclude_history):
+        asked.append(number)
+        return candidates(self, users, histories, number, exclude_history)
+
+    monkeypatch.setattr(FusedRecommender, "candidates", spy)
+    choice = Fusion(PRIOR, 0.5, 4, num_candidates, {"one": 1.0})
+    served = FusedRecommender(recommender(num_beams=num_beams), opinions, choice)
+    served.recommend(USERS, ragged(), 3)
+    served.recommend(USERS, ragged(), 6)
+    assert asked == [4, 6]
+
+
+def test_a_prior_leaves_something_to_the_model():
+    with pytest.raises(InputError, match=r"prior_weight is 1\.0; give 0 to below 1"):
+        Fusion(PRIOR, 1.0, 4, 4, {})
 
 
 def test_a_fusion_is_asked_as_its_recommender_is():

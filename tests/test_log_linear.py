@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tiger_jax import baselines, log_linear
+from tiger_jax.artifacts import InputError
 from tiger_jax.log_linear import LogLinear
 
 NUM_ITEMS = 6
@@ -76,10 +77,16 @@ def test_candidates_are_the_best_of_the_exponents_before_without_the_history(mon
         return fit(opinions_BMK, is_target_BM, is_used_BM)
 
     monkeypatch.setattr(log_linear, "fit", spy)
-    histories = [[12, 3], [11, 1, 2]]
-    found = log_linear.choose_exponents(opinions, histories, np.array([8, 9]), ("number",), 4)
-    assert calls == [[[11, 10, 9, 8], [12, 10, 9, 8]], [[1, 2, 4, 5], [3, 4, 5, 6]]]
-    assert found == {"number": 0.0}  # no target is among them: nothing is known
+    histories = [[12, 3], [11, 1, 2], [2, 3, 4, 5, 6, 7, 8, 9, 10]]
+    found = log_linear.choose_exponents(opinions, histories, np.array([8, 9, 1]), ("number",), 4)
+    assert calls == [
+        [[11, 10, 9, 8], [12, 10, 9, 8], [12, 11, 1, 0]],
+        [[1, 2, 4, 5], [3, 4, 5, 6], [1, 11, 12, 0]],
+    ]
+    assert found["number"] < 0
+    # Where no target is among them, nothing is known.
+    with pytest.raises(InputError, match=r"of 2 validation users none .* take more users"):
+        log_linear.choose_exponents(opinions, [[1], [2]], np.array([3, 4]), ("number",), 4)
 
 
 def test_the_chosen_exponents_find_what_decides():

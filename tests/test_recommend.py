@@ -337,7 +337,7 @@ def test_new_items_are_found_without_compiling_again():
         ((None, [[1]], 257), "num_results is 257; ask for 1 to 256"),
         ((None, [[1]], 3, False, "cheap"), "no filter 'cheap'; choose one of: there are none"),
         ((None, [[1]], 3, False, [None, None]), "2 filters, but 1 histories"),
-        ((None, [[1]], 3, False, None, 0.0), "temperature is 0.0; give one number above 0"),
+        ((None, [[1]], 3, False, None, 0.0), "temperature is 0.0; give one number of at"),
         ((None, [[1]], 3, False, None, [1, 2]), "or 3 of them"),
         ((None, [[1]], 3, False, None, 1.0, 2**32 + 7), "seed is 4294967303; give whole numbers"),
         ((None, [[1]], 3, False, None, 1.0, -1), "seed is -1"),

@@ -283,8 +283,14 @@ def test_a_run_of_other_items_or_of_another_model_is_refused(trained, tmp_path):
         SasRec.load(tmp_path, "tiger", sequences)
 
 
-def test_heads_that_do_not_divide_the_width_are_refused():
+def test_sizes_that_make_no_network_are_refused():
     with pytest.raises(InputError, match="width=10: not a multiple of num_heads=4"):
         SasRecConfig(10, 1, 4, 8, 0.0, 4)
-    with pytest.raises(InputError, match="max_history is 0; give 1 or more"):
-        SasRecConfig(8, 1, 4, 8, 0.0, 0)
+    for sizes, message in (
+        ((8, 1, 4, 8, 0.0, 0), "max_history is 0; give 1 or more"),
+        ((8, -1, 4, 8, 0.0, 4), "num_layers is -1; give 1 or more"),
+        ((8, 1, 4, 0, 0.0, 4), "mlp_dim is 0; give 1 or more"),
+        ((8, 1, 4, 8, 1.0, 4), "dropout_rate is 1.0; give 0 or more, less than 1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            SasRecConfig(*sizes)

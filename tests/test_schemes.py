@@ -280,6 +280,25 @@ def test_more_random_ids_than_a_number_counts_are_refused():
         schemes.random(np.zeros((5, 1)), 0, codebook_sizes=(256,) * 8)
 
 
-def test_a_training_of_no_epochs_is_refused():
-    with pytest.raises(InputError, match="num_epochs is 0; give 1 or more"):
-        CASES["rqvae"](embeddings(), 0, num_epochs=0)
+@pytest.mark.parametrize(
+    ("scheme", "settings", "message"),
+    [
+        ("rqvae", {"num_epochs": 0}, "num_epochs is 0; give 1 or more"),
+        ("rqvae", {"sample_items": 0}, "sample_items is 0; give 1 or more"),
+        ("rqvae", {"start_items": -5}, "start_items is -5; give 1 or more"),
+        # The first would change nothing, the second learn backwards.
+        ("rqvae", {"max_gradient_norm": 0.0}, "max_gradient_norm=0.0: more than 0, or None"),
+        ("rqvae", {"max_gradient_norm": -1.0}, "max_gradient_norm=-1.0: more than 0, or None"),
+        ("residual", {"sample_items": -1}, "sample_items is -1; give 1 or more"),
+        ("lsh", {"num_hyperplanes": 0}, "num_hyperplanes is 0; give 1 or more"),
+        ("lsh", {"num_hyperplanes": 31}, "num_hyperplanes=31: at most 30"),
+        (
+            "hierarchical",
+            {"codebook_sizes": (8, 16384, 16384)},
+            r"clusters take .* GiB; give fewer",
+        ),
+    ],
+)
+def test_settings_that_make_no_ids_are_refused(scheme, settings, message):
+    with pytest.raises(InputError, match=message):
+        CASES[scheme](embeddings(), 0, **settings)

@@ -168,7 +168,7 @@ def test_service_answers_as_the_recommender(client, folder):  # noqa: F811
         (b'{"history": [], "num_results": true}', 422, "num_results is of the wrong type, bool"),
         (b'{"history": [], "num_results": 9}', 422, "ask for 1 to 8"),
         (b'{"history": [], "filter": "cheap"}', 422, "no filter 'cheap'; choose one of: few"),
-        (b'{"history": [], "temperature": -1}', 422, "give one number above 0"),
+        (b'{"history": [], "temperature": -1}', 422, "give one number of at least 1e-06"),
         (b'{"history": [], "temperature": ["x"]}', 422, "temperature holds numbers"),
         (b'{"history": [], "seed": -1}', 422, "seed is out of range"),
         (b'{"history": ["\\ud800"]}', 422, "an item id that is no text"),
@@ -242,8 +242,10 @@ def test_an_address_that_is_taken_is_refused_before_anything_is_loaded(tmp_path)
 
 
 def test_searches_of_usual_requests_are_compiled_before_they_come(folder):  # noqa: F811
+    filters = folder / "filters.json"
+    filters.write_text('{"few": ["B1", "B2", "B9"]}')
     # A width that no other test has compiled.
-    service = Service(str(folder), "tiger", num_beams=7, batch_size=4)
+    service = Service(str(folder), "tiger", str(filters), num_beams=7, batch_size=4)
     service.warm_up()
     compiled = []
     watch = functools.partial(_note, compiled)
@@ -252,13 +254,60 @@ def test_searches_of_usual_requests_are_compiled_before_they_come(folder):  # no
         for count in (1, 2, 4):
             for length in range(1, MAX_HISTORY + 2):
                 histories = [np.ones(length, np.int32)] * count
-                service.recommender.recommend([None] * count, histories, 5, True)
+                for name in (None, "few"):
+                    service.recommender.recommend([None] * count, histories, 5, True, name)
         assert not compiled
         # What is not usual is, which shows that the watch sees it.
         service.recommender.recommend([None], [np.ones(1, np.int32)], 5, True, temperature=1.5)
         assert compiled
     finally:
         jax.monitoring.unregister_event_duration_listener(watch)
+
+
+def test_a_new_table_answers_once_its_searches_are_compiled(folder, monkeypatch):  # noqa: F811
+    service = Service(str(folder), "tiger", num_beams=8, batch_size=4)
+    calls = []
+    monkeypatch.setattr(
+        serve, "_compile", lambda *compiled: calls.append((compiled[1], service.recommender))
+    )
+    service.reload()
+    assert not calls
+    service.warm_up()
+    before = service.recommender
+    service.reload()
+    assert service.recommender is not before
+    assert calls == [(before, before), (service.recommender, before)]
+
+
+def test_a_failing_search_is_one_line_and_counted():
+    class Broken:
+        searcher = recommender(num_beams=8)
+
+        class recommender:  # noqa: N801
+            @staticmethod
+            def recommend_raw(*arguments):
+                raise MemoryError("of the device")
+
+    with testclient.TestClient(
+        make_app(Broken, 8, 4, 0.0, max_bytes=5_000, max_items=50)
+    ) as client:
+        response = post(client, history=["B1"])
+        assert response.status_code == 500
+        assert response.json() == {"error": "the search failed: MemoryError"}
+        assert 'requests_total{status="500"} 1.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"max_wait_ms": float("inf")}, "max_wait_ms is inf; give 0 to 60,000"),
+        ({"max_wait_ms": float("nan")}, "max_wait_ms is nan; give 0 to 60,000"),
+        ({"max_items": 0}, "max_items is 0; give 1 or more"),
+    ],
+)
+def test_limits_that_no_request_can_keep_are_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        serve.serve("no such folder", "tiger", **flags)
 
 
 def _note(compiled, event, duration, **others):

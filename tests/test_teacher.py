@@ -219,6 +219,15 @@ def test_the_verb_teaches_cards_that_have_a_teacher(tmp_path, capsys):
     np.testing.assert_allclose(np.delete(sums_P, firsts), 1, rtol=1e-5)
 
 
+def test_embeddings_of_who_took_what_teach_nobody(tmp_path):
+    folder = str(tmp_path / "data")
+    sizes = {"synthetic_users": 60, "synthetic_items": 40}
+    prepare.prepare("synthetic", folder, encoder="cooccurrence", **sizes)
+    with pytest.raises(InputError, match=r"which a teacher must not know; prepare it with an enc"):
+        teach.teach(folder)
+    assert not (tmp_path / "data" / "soft_targets.npz").exists()
+
+
 def test_no_test_target_reaches_the_teacher(tmp_path):
     """Other items planted at the last place of every user: the same exponents and soft targets."""
     folder = str(tmp_path / "data")

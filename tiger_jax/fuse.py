@@ -37,10 +37,11 @@ def choose(
 ) -> dict:
     """The fusion that makes the validation items likeliest, histories left out.
 
-    First the opinions of counts and content get exponents without the model: the prior. Then, with
-    the model's, all of them get others, among the candidates of a beam that followed both; of a few
-    weights of the prior in what it follows, that with the best NDCG@10 is taken. Writes
-    FOLDER/runs/RUN/fusions/NAME.json, with the scores on the same users of what each does alone.
+    First the opinions of counts and content, and of SASRec where it takes part, get exponents
+    without the model: the prior. Then, with the model's, all of them get others, among the
+    candidates of a beam that followed both; of a few weights of the prior in what it follows, that
+    with the best NDCG@10 is taken. Writes FOLDER/runs/RUN/fusions/NAME.json, with the scores on the
+    same users of what each does alone.
 
     Args:
       folder: the prepared folder.
@@ -67,7 +68,7 @@ def choose(
 
     def along(prior_weight: float) -> tuple[Fusion, RankedItems, RankedItems]:
         """The fusion with that weight; its candidates in the mixture's order, and in its own."""
-        first = Fusion(prior, prior_weight, prior_items, {})
+        first = Fusion(prior, prior_weight, prior_items, num_beams, {})
         found = FusedRecommender(recommender, opinions, first).candidates(
             users, histories, num_beams
         )
@@ -93,7 +94,6 @@ def choose(
         "sasrec": sasrec,
         "candidate_recall": float((mixed.item_numbers == targets[:, None]).any(axis=1).mean()),
         "num_users": len(users),
-        "num_beams": num_beams,
         **fusion.provenance(folder, run, recommender, sequences, sasrec),
         "seed": seed,
         **artifacts.provenance(),

@@ -27,7 +27,7 @@ from tiger_jax.sasrec import SasRec
 MODEL = "model"
 _FUSE = "python -m tiger_jax.fuse"
 # What a saved choice has to say of itself.
-_SAVED = ("prior", "prior_weight", "prior_items", "exponents", "sasrec")
+_SAVED = ("prior", "prior_weight", "prior_items", "num_beams", "exponents", "sasrec")
 _SAVED += ("step", "checkpoint", "table", "sequences", "content", "sasrec_checkpoint")
 
 # Histories whose opinions on all items are held at once.
@@ -44,13 +44,19 @@ class Fusion:
       prior: exponents of the opinions in the prior along the trie.
       prior_weight: of the prior in the mixture that the beam follows; below 1.
       prior_items: items of a history with a prior, the likeliest ones.
+      num_beams: candidates of a user that are ranked, if not more are asked for.
       exponents: of the opinions in the final ranking, and of the model's log p.
     """
 
     prior: Mapping[str, float]
     prior_weight: float
     prior_items: int
+    num_beams: int
     exponents: Mapping[str, float]
+
+    def __post_init__(self):
+        if not 0 <= self.prior_weight < 1:
+            raise artifacts.InputError(f"prior_weight is {self.prior_weight}; give 0 to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +128,8 @@ class FusedRecommender(InRawIds):
                 "a fusion has neither filters nor draws; ask without filter and temperature"
             )
         self.recommender.checked(users, histories, num_results)
-        num_candidates = max(num_results, self.recommender.num_beams)
+        num_candidates = max(num_results, self.fusion.num_beams)
+        num_candidates = min(num_candidates, self.recommender.max_beams)
         found = self.candidates(users, histories, num_candidates, exclude_history)
         return found.ranked_by(self.fusion.exponents).top(num_results)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from tiger_jax import baselines
+from tiger_jax.artifacts import InputError
 from tiger_jax.baselines import Baseline, CountsWithContent, Histories
 from tiger_jax.data.sequences import Sequences
 from tiger_jax.metrics import flat_histories
@@ -124,6 +125,9 @@ def choose_exponents(
       targets: the validation items that follow, [B]; never those of the test split.
       names: of the opinions that take part.
       num_candidates: how many items of each user the target has to stand out of.
+
+    Raises:
+      InputError: no target is among them, so that nothing can be fitted.
     """
     exponents = {name: FIRST.get(name, 1.0) for name in names}
     for _ in range(2):
@@ -136,7 +140,14 @@ def choose_exponents(
             items_BM = baselines.best_items(scores_BN, num_candidates).item_numbers
             chosen_BMK = of_candidates(found, names, items_BM)
             batches.append((chosen_BMK, items_BM == targets[rows, None], items_BM > 0))
-        fitted = fit(*map(np.concatenate, zip(*batches, strict=True)))
+        chosen_BMK, is_target_BM, is_used_BM = map(np.concatenate, zip(*batches, strict=True))
+        if not is_target_BM.any():
+            raise InputError(
+                f"of {len(targets):,} validation users none took one of the {num_candidates} items "
+                "that counts and content expect, so that their weights cannot be chosen; take more "
+                "users (num_users)"
+            )
+        fitted = fit(chosen_BMK, is_target_BM, is_used_BM)
         exponents = dict(zip(names, fitted.tolist(), strict=True))
     return exponents
 

@@ -109,6 +109,11 @@ class Recommender(InRawIds):
         self._filters, self._filter_numbers = None, {}
         return self
 
+    @property
+    def filter_names(self) -> tuple[str, ...]:
+        """Of the filters that requests may name."""
+        return tuple(self._filter_numbers)
+
     @functools.cached_property
     def item_number(self) -> dict[str, int]:
         """Raw id -> item number."""
@@ -221,7 +226,7 @@ class Recommender(InRawIds):
 
         Raises:
           InputError: a number in a history is no item, users and histories differ in number, a
-            filter is unknown, a temperature is not above 0, the prior is no distribution, or the
+            filter is unknown, a temperature is below 1e-6, the prior is no distribution, or the
             lists are too long.
         """
         requests = self.checked(users, histories, num_results, filter)

@@ -18,6 +18,9 @@ from tiger_jax.model.prior import Prior
 _SHORTEST_DENIED = 32
 _LARGEST_SEED = 2**31 - 1
 
+# Of temperatures: log p divided by less leaves float32 at last.
+_COLDEST = 1e-6
+
 # Of a sum of probabilities in float32.
 _ROUNDING = 1e-3
 
@@ -174,12 +177,13 @@ class Requests:
         id_length: int,
         seed: int | Sequence[int],
     ) -> "Requests":
-        """The same requests for draws; InputError unless temperatures are above 0."""
+        """The same requests for draws; InputError unless the temperatures are fit."""
         values = np.asarray(temperature, np.float32)
         is_fit = values.shape in ((), (id_length,))
-        if not is_fit or not (np.isfinite(values) & (values > 0)).all():
+        if not is_fit or not (np.isfinite(values) & (values >= _COLDEST)).all():
             raise InputError(
-                f"temperature is {temperature}; give one number above 0, or {id_length} of them"
+                f"temperature is {temperature}; give one number of at least {_COLDEST:g}, or "
+                f"{id_length} of them"
             )
         return dataclasses.replace(
             self,

@@ -52,8 +52,11 @@ class SasRecConfig:
     max_history: int
 
     def __post_init__(self):
-        sizes = {name: getattr(self, name) for name in ("width", "num_heads", "max_history")}
+        sizes = dataclasses.asdict(self)
+        rate = sizes.pop("dropout_rate")
         artifacts.require_at_least(1, **sizes)
+        if not 0 <= rate < 1:
+            raise InputError(f"dropout_rate is {rate}; give 0 or more, less than 1")
         if self.width % self.num_heads:
             raise InputError(f"width={self.width}: not a multiple of num_heads={self.num_heads}")
 

@@ -6,6 +6,7 @@ What is answered, `recommender.py` says; how requests share a search, `request_q
 import asyncio
 import contextlib
 import json
+import logging
 import pathlib
 import socket
 import time
@@ -14,9 +15,10 @@ import numpy as np
 
 from tiger_jax import command_line, saved_run
 from tiger_jax import fusion as fusions
-from tiger_jax.artifacts import InputError
+from tiger_jax.artifacts import InputError, require_at_least
 from tiger_jax.data import records
 from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.fusion import FusedRecommender
 from tiger_jax.recommender import Recommender
 from tiger_jax.request_queue import Batcher, OverloadError, Question
 
@@ -36,8 +38,14 @@ _FIELDS = {
 }
 
 
+_LOG = logging.getLogger(__name__)
+
+# Of a request whose asker has gone before it was read; nginx's number.
+_GONE = 499
 # No request has reason to draw at more.
 _HOTTEST = 1_000_000
+# Milliseconds that a request may wait for others.
+_LONGEST_WAIT = 60_000
 
 
 class _RefusalError(Exception):
@@ -94,6 +102,9 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise InputError(f"{error}: pip install -e '.[serve]' in the checkout") from error
+    if not 0 <= max_wait_ms <= _LONGEST_WAIT:
+        raise InputError(f"max_wait_ms is {max_wait_ms}; give 0 to {_LONGEST_WAIT:,}")
+    require_at_least(1, max_bytes=max_bytes, max_items=max_items)
     if fusion and filters:
         raise InputError(f"fusion={fusion}, filters={filters}: a fusion has no filters; drop one")
     options = {"num_beams": num_beams, "batch_size": batch_size}
@@ -128,12 +139,14 @@ class Service:
     Attributes:
       searcher: TIGER's.
       recommender: what answers: the same, or the fusion around it.
+      checksum: of the searcher's table.
     """
 
     def __init__(
         self, folder: str, run: str, filters: str = "", step=None, fusion: str = "", **options
     ):
         self._folder, self._run, self._filters_file, self._fusion = folder, run, filters, fusion
+        self._is_warm = False
         loaded = saved_run.load(folder, run, step)
         # Room for a quarter more items before anything is compiled again.
         capacity = loaded.table.num_items * 5 // 4
@@ -144,20 +157,21 @@ class Service:
         new = saved_run.load(self._folder, self._run, self.searcher.step)
         self._take(self._with_filters(self.searcher.with_table(new.table, new.item_ids)))
 
+    def warm_up(self) -> None:
+        """Compiles the searches of usual requests, now and for each table taken up later."""
+        self._is_warm = True
+        _compile(self.searcher, self.recommender)
+
     def _take(self, searcher: Recommender) -> None:
+        """Answers by this one from now on."""
         recommender = searcher
         if self._fusion:
             sequences = Sequences.load(pathlib.Path(self._folder, SEQUENCES))
             recommender = fusions.load(self._folder, self._run, self._fusion, searcher, sequences)
+        if self._is_warm:
+            _compile(searcher, recommender)
         self.searcher, self.recommender = searcher, recommender
-
-    def warm_up(self) -> None:
-        """Compiles the searches of usual requests."""
-        searcher = self.searcher
-        for count in (1, 8, searcher.batch_size):
-            for length in sorted({-(-searcher.max_history // part) for part in (1, 2, 4)}):
-                histories = [np.ones(length, np.int32)] * count
-                self.recommender.recommend([None] * count, histories, searcher.num_beams, True)
+        self.checksum = searcher.table.checksum()
 
     def _with_filters(self, recommender: Recommender) -> Recommender:
         if not self._filters_file:
@@ -186,6 +200,15 @@ class Service:
         )
 
 
+def _compile(searcher: Recommender, recommender: Recommender | FusedRecommender) -> None:
+    """Asks what is usual: few users and many, short histories and long ones, a filter or none."""
+    for count in (1, 8, searcher.batch_size):
+        for length in sorted({-(-searcher.max_history // part) for part in (1, 2, 4)}):
+            histories = [np.ones(length, np.int32)] * count
+            for name in (None, *searcher.filter_names[:1]):
+                recommender.recommend([None] * count, histories, searcher.num_beams, filter=name)
+
+
 def _is_list_of_texts(value) -> bool:
     return isinstance(value, list) and all(isinstance(part, str) for part in value)
 
@@ -202,6 +225,7 @@ def make_app(
     import fastapi
     import prometheus_client as prometheus
     from fastapi import responses
+    from starlette.requests import ClientDisconnect
 
     registry = prometheus.CollectorRegistry()
     total = prometheus.Counter("requests", "By status.", ["status"], registry=registry)
@@ -254,6 +278,11 @@ def make_app(
             status, content = 422, {"error": str(error)}
         except OverloadError as error:
             status, content = 503, {"error": str(error)}
+        except ClientDisconnect:
+            status = _GONE
+        except Exception as error:  # whatever it is, it is counted
+            _LOG.exception("a request failed")
+            status, content = 500, {"error": f"the search failed: {type(error).__name__}"}
         total.labels(status).inc()
         latency.observe(time.perf_counter() - started)
         return responses.JSONResponse(content, status)
@@ -276,7 +305,7 @@ def make_app(
             "status": "ok",
             "step": searcher.step,
             "num_items": searcher.table.num_items,
-            "table": searcher.table.checksum(),
+            "table": service.checksum,
         }
 
     @app.get("/metrics")

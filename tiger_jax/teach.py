@@ -9,6 +9,7 @@ import numpy as np
 
 from tiger_jax import artifacts, command_line, log_linear, teacher
 from tiger_jax.data import content
+from tiger_jax.data.cooccurrence import COOCCURRENCE
 from tiger_jax.data.sequences import SEQUENCES, Sequences
 from tiger_jax.data.soft_targets import SOFT_TARGETS
 
@@ -54,6 +55,11 @@ def teach(
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     training = sequences.training_sequences()
     embeddings_NE, source = content.load_embeddings(folder)
+    if source["encoder"] == COOCCURRENCE:
+        raise artifacts.InputError(
+            f"{folder}: its embeddings tell what each user took next, which a teacher must not "
+            "know; prepare it with an encoder of texts, or train with --teacher_weight=0"
+        )
     product = log_linear.of_counts_and_content(sequences, embeddings_NE, num_users, seed)
     opinions, exponents = product.opinions, product.exponents
     found = teacher.teach(training, embeddings_NE, exponents, num_expected)

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from tiger_jax.fusion import FusedRecommender
 from tiger_jax.log_linear import LogLinear
 from tiger_jax.model.model import num_parameters
 from tiger_jax.recommender import Recommender
+from tiger_jax.sasrec import SasRec
 
 TIGER = "TIGER"
 SASREC = sasrec.LABEL
@@ -36,69 +37,105 @@ _MANY = 1024
 _TIMES = 5
 
 
+@dataclasses.dataclass(frozen=True)
+class _Contender:
+    """One of those compared.
+
+    Attributes:
+      recommend: users, histories, number of results -> ranked items.
+      parts: (number of parameters, bytes) of each thing that it holds.
+      evaluation: the folder of TIGER's run whose lists are its own; empty where none are kept.
+      is_trained: whether it has a seed.
+    """
+
+    recommend: Callable[..., metrics.RankedItems]
+    parts: Sequence[tuple[int, int]]
+    evaluation: str = ""
+    is_trained: bool = True
+
+
 def run(setting: Setting) -> dict:
     """Accuracy on the test split of all, weights from validation; and what each costs."""
     seed = setting.seeds[0]
     name = setting.train(seed=seed)
     plain = setting.evaluate(name)
-    network = sasrec.recommender(setting, seed)
-    sequences = setting.sequences
-    histories, targets = sequences.split("test")
     recommender = Recommender.load(setting.folder, name, num_beams=plain["num_beams"])
+    network = sasrec.recommender(setting, seed)
     fused = {
         FUSION: _fusion(setting, recommender, name, "counts"),
         EVERYONE: _fusion(setting, recommender, name, "all", f"sasrec-{seed}"),
     }
-    opinions, prior = fused[FUSION].opinions, fused[FUSION].fusion.prior
-    product = LogLinear(opinions, prior, sequences.num_items)
+    contenders = _contenders(setting, recommender, network, plain["mixture"], fused)
+    sequences = setting.sequences
+    histories, targets = sequences.split("test")
     training = sequences.training_sequences()
-    embeddings_NE, _ = content.load_embeddings(setting.folder)
-    mixture = baselines.CountsWithContent(training, embeddings_NE, **plain["mixture"])
-    answers = {
-        TIGER: recommender.recommend,
-        SASREC: network.recommend,
-        MIXTURE: mixture.recommend,
-        PRODUCT: product.recommend,
-        **{label: one.recommend for label, one in fused.items()},
-    }
-    saved = {TIGER: "test", FUSION: "test_fusion_counts", EVERYONE: "test_fusion_all"}
-    tiger = _size(recommender.params, recommender.trie)
-    of_sasrec = _size(network.params)
-    cosines = mixture.cosines
-    of_content = cosines.centred_NE.nbytes + cosines.directions_NE.nbytes
-    counts = (0, _csr_bytes(mixture.counts_NN) + of_content)
-    transitions_NN = baselines.transition_counts(training, sequences.num_items)
     popularity_N = baselines.Popularity(training, sequences.num_items).popularity_N
-    multiplied = (0, counts[1] + _csr_bytes(transitions_NN) + popularity_N.nbytes)
-    sizes = {
-        TIGER: [tiger],
-        SASREC: [of_sasrec],
-        MIXTURE: [counts],
-        PRODUCT: [multiplied],
-        FUSION: [tiger, multiplied],
-        EVERYONE: [tiger, multiplied, of_sasrec],
-    }
     category_N = Categories.of_items(content.load_items(setting.folder)).category_N
     rows = {}
-    for label, answer in answers.items():
-        if label in saved:
-            top = setting.lists(name, name=saved[label]).top(_NUM_RESULTS)
+    for label, contender in contenders.items():
+        if contender.evaluation:
+            top = setting.lists(name, name=contender.evaluation).top(_NUM_RESULTS)
         else:
-            top = answer(None, histories, _NUM_RESULTS)
+            top = contender.recommend(None, histories, _NUM_RESULTS)
         rows[label] = {
             "scores": metrics.score(top, targets),
-            **({} if label in (MIXTURE, PRODUCT) else {"seeds": [seed]}),
-            "parameters": sum(parameters for parameters, _ in sizes[label]),
-            "bytes": sum(num_bytes for _, num_bytes in sizes[label]),
+            **({"seeds": [seed]} if contender.is_trained else {}),
+            "parameters": sum(parameters for parameters, _ in contender.parts),
+            "bytes": sum(num_bytes for _, num_bytes in contender.parts),
             "distinct_items": metrics.distinct_items(top, _NUM_RESULTS),
             "entropy@10": metrics.category_entropy(top, category_N, _NUM_RESULTS),
             "mean_popularity": float(popularity_N[top.item_numbers[top.used]].mean()),
-            "ms_alone": _milliseconds(answer, sequences.user_ids, histories, 1),
-            "ms_each_of_many": _milliseconds(answer, sequences.user_ids, histories, _MANY),
+            "ms_alone": _milliseconds(contender.recommend, sequences.user_ids, histories, 1),
+            "ms_each_of_many": _milliseconds(
+                contender.recommend, sequences.user_ids, histories, _MANY
+            ),
         }
     rows[SASREC]["runs"] = [sasrec.training(setting, seed)]
     chosen = {label: dataclasses.asdict(one.fusion) for label, one in fused.items()}
     return {"rows": rows, "run": name, "fusions": chosen}
+
+
+def _contenders(
+    setting: Setting,
+    recommender: Recommender,
+    network: SasRec,
+    mixed_by: Mapping[str, float],
+    fused: Mapping[str, FusedRecommender],
+) -> dict[str, _Contender]:
+    """Those compared, by label: each single part, then the fusions.
+
+    Args:
+      setting: see `Setting`.
+      recommender: TIGER.
+      network: SASRec.
+      mixed_by: settings of counts with content.
+      fused: by label, `FUSION` and `EVERYONE`.
+    """
+    sequences = setting.sequences
+    training = sequences.training_sequences()
+    embeddings_NE, _ = content.load_embeddings(setting.folder)
+    mixture = baselines.CountsWithContent(training, embeddings_NE, **mixed_by)
+    fusion_of_counts = fused[FUSION]
+    product = LogLinear(
+        fusion_of_counts.opinions, fusion_of_counts.fusion.prior, sequences.num_items
+    )
+    tiger = _size(recommender.params, recommender.trie)
+    of_sasrec = _size(network.params)
+    cosines = mixture.cosines
+    counts = _csr_bytes(mixture.counts_NN)
+    counts += cosines.centred_NE.nbytes + cosines.directions_NE.nbytes
+    transitions_NN = baselines.transition_counts(training, sequences.num_items)
+    popularity_N = baselines.Popularity(training, sequences.num_items).popularity_N
+    multiplied = (0, counts + _csr_bytes(transitions_NN) + popularity_N.nbytes)
+    together = fused[EVERYONE].recommend
+    return {
+        TIGER: _Contender(recommender.recommend, [tiger], "test"),
+        SASREC: _Contender(network.recommend, [of_sasrec]),
+        MIXTURE: _Contender(mixture.recommend, [(0, counts)], is_trained=False),
+        PRODUCT: _Contender(product.recommend, [multiplied], is_trained=False),
+        FUSION: _Contender(fusion_of_counts.recommend, [tiger, multiplied], "test_fusion_counts"),
+        EVERYONE: _Contender(together, [tiger, multiplied, of_sasrec], "test_fusion_all"),
+    }
 
 
 def _fusion(

@@ -21,6 +21,10 @@ from tiger_jax.semantic_ids.table import Codes
 
 # Digits of a word piece of `text`.
 _PIECE = 2
+# Of a code of `lsh`, which are 32-bit integers.
+_MOST_BITS = 30
+# Of the centroids of `hierarchical`.
+_MOST_BYTES = 8 << 30
 
 
 def rqvae(
@@ -75,7 +79,11 @@ def rqvae(
         being finite.
     """
     codebook_sizes = _checked_sizes(codebook_sizes)
-    require_at_least(1, num_epochs=num_epochs, batch_size=batch_size)
+    require_at_least(1, num_epochs=num_epochs, batch_size=batch_size, latent_size=latent_size)
+    if start_items is not None:
+        require_at_least(1, start_items=start_items)
+    if max_gradient_norm is not None and not max_gradient_norm > 0:
+        raise InputError(f"max_gradient_norm={max_gradient_norm}: more than 0, or None")
     if shared_codebook and len(set(codebook_sizes)) > 1:
         raise InputError(f"codebook_sizes={codebook_sizes}: a shared codebook has one size")
     if in_parts and latent_size % len(codebook_sizes):
@@ -149,7 +157,13 @@ def lsh(embeddings_NE: np.ndarray, seed: int, *, num_hyperplanes: int, num_level
       seed: of the hyperplanes, drawn from the standard normal distribution.
       num_hyperplanes: h; a level has 2^h codes.
       num_levels: m.
+
+    Raises:
+      InputError: no hyperplane or level, or more hyperplanes than a code has bits.
     """
+    require_at_least(1, num_hyperplanes=num_hyperplanes, num_levels=num_levels)
+    if num_hyperplanes > _MOST_BITS:
+        raise InputError(f"num_hyperplanes={num_hyperplanes}: at most {_MOST_BITS}")
     shape = (num_levels, num_hyperplanes, embeddings_NE.shape[1])
     hyperplanes_LHE = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
     quantizer = Quantizer("hyperplanes", {"hyperplanes": hyperplanes_LHE})
@@ -207,9 +221,18 @@ def hierarchical(
       codebook_sizes: number of clusters in a cluster of the level above; what is larger than the
         clusters left to divide stays unused.
       num_iterations: of Lloyd's algorithm.
+
+    Raises:
+      InputError: fewer items than clusters of the first level, or too many clusters in all.
     """
     codebook_sizes = _checked_sizes(codebook_sizes)
     clustering.require_items(len(embeddings_NE), codebook_sizes[:1])
+    num_bytes = math.prod(codebook_sizes) * embeddings_NE.shape[1] * 4
+    if num_bytes > _MOST_BYTES:
+        raise InputError(
+            f"codebook_sizes={codebook_sizes}: the centroids of all {math.prod(codebook_sizes):,} "
+            f"clusters take {num_bytes / 2**30:,.0f} GiB; give fewer"
+        )
     mean_E = embeddings_NE.mean(axis=0)
     centred_NE = embeddings_NE - mean_E
     centroids = clustering.hierarchical_kmeans(
@@ -335,6 +358,8 @@ def _balanced(codes: Codes, embeddings_NE: np.ndarray) -> Codes:
 
 def _sample(embeddings_NE: np.ndarray, num_items: int | None, seed: int) -> np.ndarray:
     """Rows to train on, float32; in file order, which a memory map reads fastest."""
+    if num_items is not None:
+        require_at_least(1, sample_items=num_items)
     if num_items is not None and num_items < len(embeddings_NE):
         rows = np.random.default_rng(seed).choice(len(embeddings_NE), num_items, replace=False)
         embeddings_NE = embeddings_NE[np.sort(rows)]
