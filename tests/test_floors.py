@@ -105,7 +105,7 @@ LAZY = {
     "report": {"matplotlib"},
     "run_log": {"tensorboard"},
     "export": {"tensorflow"},
-    "serve": {"fastapi", "prometheus_client", "uvicorn"},
+    "serve": {"fastapi", "prometheus_client", "starlette", "uvicorn"},
 }
 
 
