@@ -4,9 +4,9 @@ import importlib.metadata
 import os
 import pathlib
 
-# Most of the tests' time is compilation, for programs that run once. Without its fusion emitters XLA
-# takes a third of the time; it ends where it does not know a flag, so that one is given only where
-# that was seen.
+# Most of the tests' time is compilation, for programs that run once. Without its fusion emitters
+# XLA takes a third of the time; it ends where it does not know a flag, so that one is given only
+# where that was seen.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
