@@ -137,7 +137,7 @@ def _incomplete(result: dict) -> str:
         if missing
         else ""
     )
-    return f"; NOT COMPLETE: the same command goes on{needs}"
+    return f"; NOT COMPLETE: the same command goes on, also with rows of older cards{needs}"
 
 
 def _trainings(result: dict) -> str:
