@@ -11,7 +11,6 @@ whatever machine they were measured: remove the file to have it anew.
 
 import argparse
 import datetime
-import itertools
 import json
 import pathlib
 import sys
@@ -183,8 +182,9 @@ def _out(given: str | None, budget: Budget) -> pathlib.Path:
     if budget.is_toy and out.resolve() == results_page.RESULTS:
         raise InputError(f"{out}: holds results of real data; give --budget=toy another --out")
     others = [name for name, other in BUDGETS.items() if other.is_toy != budget.is_toy]
-    for path in itertools.chain.from_iterable(out.glob(f"*_{name}.json") for name in others):
-        raise InputError(f"{path}: toys and real data do not go together; give another --out")
+    foreign = [path for name in others for path in out.glob(f"*_{name}.json")]
+    if foreign:
+        raise InputError(f"{foreign[0]}: toys and real data do not go together; give another --out")
     if out.resolve() == results_page.PAGE.parent:
         raise InputError(f"{out}: holds the page of the results in results/; give another --out")
     return out

@@ -75,8 +75,8 @@ def test_the_final_order_is_that_of_the_product(exponents, thoughts):
         assert [item for item in ranked.item_numbers[user] if item] == expected
 
 
-@pytest.mark.parametrize(("num_beams", "num_candidates"), [(2, 4), (4, 4), (7, 4)])
-def test_candidates_are_as_many_as_were_chosen_among(num_beams, num_candidates, monkeypatch):
+@pytest.mark.parametrize("num_beams", [2, 4, 7])
+def test_candidates_are_as_many_as_were_chosen_among(num_beams, monkeypatch):
     """Whatever the recommender's own beams, so that lists are those that were measured."""
     asked = []
     candidates = FusedRecommender.candidates
@@ -86,7 +86,7 @@ def test_candidates_are_as_many_as_were_chosen_among(num_beams, num_candidates, 
         return candidates(self, users, histories, number, exclude_history)
 
     monkeypatch.setattr(FusedRecommender, "candidates", spy)
-    choice = Fusion(PRIOR, 0.5, 4, num_candidates, {"one": 1.0})
+    choice = Fusion(PRIOR, 0.5, 4, 4, {"one": 1.0})
     served = FusedRecommender(recommender(num_beams=num_beams), opinions, choice)
     served.recommend(USERS, ragged(), 3)
     served.recommend(USERS, ragged(), 6)
@@ -94,7 +94,7 @@ def test_candidates_are_as_many_as_were_chosen_among(num_beams, num_candidates, 
 
 
 def test_a_prior_leaves_something_to_the_model():
-    with pytest.raises(InputError, match=r"prior_weight is 1\.0; give 0 to below 1"):
+    with pytest.raises(InputError, match=r"prior_weight is 1\.0; give 0 or more, less than 1"):
         Fusion(PRIOR, 1.0, 4, 4, {})
 
 

@@ -1,5 +1,6 @@
 """The web service and its batches, against the recommender that it serves."""
 
+import asyncio
 import concurrent.futures
 import functools
 import socket
@@ -295,6 +296,19 @@ def test_a_failing_search_is_one_line_and_counted():
         assert response.status_code == 500
         assert response.json() == {"error": "the search failed: MemoryError"}
         assert 'requests_total{status="500"} 1.0' in client.get("/metrics").text
+
+
+def test_who_goes_before_the_end_of_a_request_is_counted(shared_client):
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        del message
+
+    scope = {"type": "http", "method": "POST", "path": "/recommend", "headers": []}
+    scope |= {"query_string": b"", "app": shared_client.app}
+    asyncio.run(shared_client.app(scope, receive, send))
+    assert 'requests_total{status="499"} 1.0' in shared_client.get("/metrics").text
 
 
 @pytest.mark.parametrize(

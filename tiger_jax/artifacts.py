@@ -61,6 +61,13 @@ def require_shares(**values: float) -> None:
             raise InputError(f"{name} is {value}; give 0 to 1")
 
 
+def require_shares_below_one(**values: float) -> None:
+    """InputError for the first of the named values that is not from 0 to less than 1."""
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise InputError(f"{name} is {value}; give 0 or more, less than 1")
+
+
 def require_names(**names: str) -> None:
     """InputError for the first that is no name of a file in a folder of the project's own."""
     for what, name in names.items():

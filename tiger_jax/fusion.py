@@ -55,8 +55,7 @@ class Fusion:
     exponents: Mapping[str, float]
 
     def __post_init__(self):
-        if not 0 <= self.prior_weight < 1:
-            raise artifacts.InputError(f"prior_weight is {self.prior_weight}; give 0 to below 1")
+        artifacts.require_shares_below_one(prior_weight=self.prior_weight)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -55,8 +55,7 @@ class SasRecConfig:
         sizes = dataclasses.asdict(self)
         rate = sizes.pop("dropout_rate")
         artifacts.require_at_least(1, **sizes)
-        if not 0 <= rate < 1:
-            raise InputError(f"dropout_rate is {rate}; give 0 or more, less than 1")
+        artifacts.require_shares_below_one(dropout_rate=rate)
         if self.width % self.num_heads:
             raise InputError(f"width={self.width}: not a multiple of num_heads={self.num_heads}")
 

@@ -65,11 +65,15 @@ def run(setting: Setting) -> dict:
         FUSION: _fusion(setting, recommender, name, "counts"),
         EVERYONE: _fusion(setting, recommender, name, "all", f"sasrec-{seed}"),
     }
-    contenders = _contenders(setting, recommender, network, plain["mixture"], fused)
     sequences = setting.sequences
     histories, targets = sequences.split("test")
     training = sequences.training_sequences()
     popularity_N = baselines.Popularity(training, sequences.num_items).popularity_N
+    embeddings_NE, _ = content.load_embeddings(setting.folder)
+    mixture = baselines.CountsWithContent(training, embeddings_NE, **plain["mixture"])
+    transitions_NN = baselines.transition_counts(training, sequences.num_items)
+    beside = _csr_bytes(transitions_NN) + popularity_N.nbytes
+    contenders = _contenders(recommender, network, mixture, fused, beside)
     category_N = Categories.of_items(content.load_items(setting.folder)).category_N
     rows = {}
     for label, contender in contenders.items():
@@ -96,44 +100,36 @@ def run(setting: Setting) -> dict:
 
 
 def _contenders(
-    setting: Setting,
     recommender: Recommender,
     network: SasRec,
-    mixed_by: Mapping[str, float],
+    mixture: baselines.CountsWithContent,
     fused: Mapping[str, FusedRecommender],
+    bytes_beside: int,
 ) -> dict[str, _Contender]:
     """Those compared, by label: each single part, then the fusions.
 
     Args:
-      setting: see `Setting`.
       recommender: TIGER.
       network: SASRec.
-      mixed_by: settings of counts with content.
+      mixture: counts with content.
       fused: by label, `FUSION` and `EVERYONE`.
+      bytes_beside: of what the product counts besides what the mixture does.
     """
-    sequences = setting.sequences
-    training = sequences.training_sequences()
-    embeddings_NE, _ = content.load_embeddings(setting.folder)
-    mixture = baselines.CountsWithContent(training, embeddings_NE, **mixed_by)
-    fusion_of_counts = fused[FUSION]
-    product = LogLinear(
-        fusion_of_counts.opinions, fusion_of_counts.fusion.prior, sequences.num_items
-    )
+    along_counts = fused[FUSION]
+    product = LogLinear(along_counts.opinions, along_counts.fusion.prior, mixture.num_items)
     tiger = _size(recommender.params, recommender.trie)
     of_sasrec = _size(network.params)
     cosines = mixture.cosines
     counts = _csr_bytes(mixture.counts_NN)
     counts += cosines.centred_NE.nbytes + cosines.directions_NE.nbytes
-    transitions_NN = baselines.transition_counts(training, sequences.num_items)
-    popularity_N = baselines.Popularity(training, sequences.num_items).popularity_N
-    multiplied = (0, counts + _csr_bytes(transitions_NN) + popularity_N.nbytes)
+    multiplied = (0, counts + bytes_beside)
     together = fused[EVERYONE].recommend
     return {
         TIGER: _Contender(recommender.recommend, [tiger], "test"),
         SASREC: _Contender(network.recommend, [of_sasrec]),
         MIXTURE: _Contender(mixture.recommend, [(0, counts)], is_trained=False),
         PRODUCT: _Contender(product.recommend, [multiplied], is_trained=False),
-        FUSION: _Contender(fusion_of_counts.recommend, [tiger, multiplied], "test_fusion_counts"),
+        FUSION: _Contender(along_counts.recommend, [tiger, multiplied], "test_fusion_counts"),
         EVERYONE: _Contender(together, [tiger, multiplied, of_sasrec], "test_fusion_all"),
     }
 

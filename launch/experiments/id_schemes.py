@@ -111,13 +111,13 @@ def _rows(
     return setting.rows(
         {label: functools.partial(_row, maker, setting) for label, maker in makers.items()},
         cards,
-        setting.budget.brief,
+        brief=True,
     )
 
 
-def _row(maker: Callable[[], str], setting: Setting, seed: int) -> dict:
+def _row(maker: Callable[[], str], setting: Setting, seed: int, brief: bool) -> dict:
     ids = maker()
-    tiger = setting.tiger(ids, seed=seed, brief=True)
+    tiger = setting.tiger(ids, seed=seed, brief=brief)
     return {**tiger, "ids": ids, "health": setting.table(ids).health()}
 
 

@@ -26,9 +26,8 @@ def run_table5(setting: Setting) -> Iterator[dict]:
             setting.tiger,
             variant="" if is_own else f"{layers}_layers",
             flags=() if is_own else flags,
-            brief=True,
         )
-    return setting.rows(makers, flags=setting.budget.brief)
+    return setting.rows(makers, brief=True)
 
 
 def show_table5(results: list[dict]) -> str:
@@ -42,11 +41,11 @@ def run_table8(setting: Setting) -> Iterator[dict]:
     return setting.rows(
         {
             "no user information": functools.partial(
-                setting.tiger, variant="no_users", flags=("--num_user_tokens=0",), brief=True
+                setting.tiger, variant="no_users", flags=("--num_user_tokens=0",)
             ),
-            "with user tokens": functools.partial(setting.tiger, brief=True),
+            "with user tokens": setting.tiger,
         },
-        flags=setting.budget.brief,
+        brief=True,
     )
 
 

@@ -128,10 +128,8 @@ class Setting:
           flags: of the budget that it is trained with.
         """
         cards = (card or self.card, *([f"gin/ids/{ids_card}.gin"] if ids_card else []))
-        ids_flags = self.budget.ids_flags.get(ids_card, ())
-        recipe = artifacts.checksum(
-            *map(recipes.settings_checksum, cards), repr(([*flags], [*ids_flags]))
-        )
+        all_flags = repr(([*flags], [*self.budget.ids_flags.get(ids_card, ())]))
+        recipe = artifacts.checksum(*map(recipes.settings_checksum, cards), all_flags)
         found = self.recorded.get("rows", {}).get(label)
         if found is not None and found.get("recipe") != recipe:
             print(f"{label}: was recorded of another recipe and is made again")
@@ -158,12 +156,16 @@ class Setting:
         self,
         makers: Mapping[str, Callable[..., dict[str, Any]]],
         ids_cards: Mapping[str, str] | None = None,
-        flags: Sequence[str] = (),
+        brief: bool = False,
     ) -> Iterator[dict[str, Any]]:
-        """The values of a table whose rows `growing_row` gives, {label: make}, after each seed."""
-        rows = {}
+        """The values of a table whose rows `growing_row` gives, {label: make}, after each seed.
+
+        Where they are brief, see `tiger`: `make(seed=0, brief=True)`.
+        """
+        rows, flags = {}, self.budget.brief if brief else ()
         for label, make in makers.items():
             ids_card = (ids_cards or {}).get(label, "")
+            make = functools.partial(make, brief=True) if brief else make
             for row in self.growing_row(label, make, ids_card=ids_card, flags=flags):
                 rows[label] = row
                 yield {"rows": dict(rows)}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from tiger_jax.artifacts import InputError, require_at_least
+from tiger_jax.artifacts import InputError, require_at_least, require_shares_below_one
 from tiger_jax.model import layers
 
 
@@ -53,8 +53,7 @@ class NetworkConfig:
         sizes = ("vocab_size", "emb_dim", "num_heads", "head_dim", "mlp_dim")
         layers_too = ("num_encoder_layers", "num_decoder_layers")
         require_at_least(1, **{name: getattr(self, name) for name in (*sizes, *layers_too)})
-        if not 0 <= self.dropout_rate < 1:
-            raise InputError(f"dropout_rate is {self.dropout_rate}; give 0 or more, less than 1")
+        require_shares_below_one(dropout_rate=self.dropout_rate)
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'")
 

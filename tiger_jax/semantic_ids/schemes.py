@@ -80,6 +80,7 @@ def rqvae(
     """
     codebook_sizes = _checked_sizes(codebook_sizes)
     require_at_least(1, num_epochs=num_epochs, batch_size=batch_size, latent_size=latent_size)
+    require_at_least(1, epochs_per_round=epochs_per_round)
     if start_items is not None:
         require_at_least(1, start_items=start_items)
     if max_gradient_norm is not None and not max_gradient_norm > 0:
@@ -104,7 +105,6 @@ def rqvae(
         shared_codebook,
         dtype,
     )
-    require_at_least(1, epochs_per_round=epochs_per_round)
     quantizer, history = training.train(
         _sample(embeddings_NE, sample_items, seed),
         seed,
@@ -360,9 +360,9 @@ def _sample(embeddings_NE: np.ndarray, num_items: int | None, seed: int) -> np.n
     """Rows to train on, float32; in file order, which a memory map reads fastest."""
     if num_items is not None:
         require_at_least(1, sample_items=num_items)
-    if num_items is not None and num_items < len(embeddings_NE):
-        rows = np.random.default_rng(seed).choice(len(embeddings_NE), num_items, replace=False)
-        embeddings_NE = embeddings_NE[np.sort(rows)]
+        if num_items < len(embeddings_NE):
+            rows = np.random.default_rng(seed).choice(len(embeddings_NE), num_items, replace=False)
+            embeddings_NE = embeddings_NE[np.sort(rows)]
     return np.asarray(embeddings_NE, np.float32)
 
 
