@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import pickle
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -214,3 +215,35 @@ def test_provenance_is_that_of_the_start(monkeypatch):
     at_the_start = artifacts.provenance()
     monkeypatch.setattr(subprocess, "run", lambda *args, **options: pytest.fail("asked again"))
     assert artifacts.provenance() == at_the_start
+
+
+def test_a_setting_that_is_another_is_named_with_the_entry_in_which_it_differs():
+    begun, remedy = "run.json: the run was begun", "give another name"
+    then = {"network": {"width": 8, "heads": 2}, "seed": 0, "of older versions": 1}
+    artifacts.require_same(begun, then, {"network": then["network"], "seed": 0}, remedy)
+    for now, message in [
+        ({"seed": 1}, "seed = 0, now it is 1"),
+        ({"network": {"width": 8, "heads": 4}}, "network.heads = 2, now it is 4"),
+        ({"network": {"width": 8}}, "network.heads = 2, now it is not set"),
+        ({"network": {**then["network"], "mlp": None}}, "network.mlp = not set, now it is None"),
+        ({"network": 8}, "network = {'width': 8, 'heads': 2}, now it is 8"),
+        ({"ids": "new"}, "ids = None, now it is new"),
+    ]:
+        with pytest.raises(artifacts.InputError) as caught:
+            artifacts.require_same(begun, then, now, remedy)
+        assert str(caught.value) == f"{begun} with {message}; {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("require", "value", "message"),
+    [
+        (artifacts.require_shares, 1.5, "x is 1.5; give 0 to 1"),
+        (artifacts.require_shares, None, "x is None; give 0 to 1"),
+        (artifacts.require_shares_below_one, 1, "x is 1; give 0 or more, less than 1"),
+        (artifacts.require_shares_below_one, "0.1", "x is '0.1'; give 0 or more, less than 1"),
+    ],
+)
+def test_shares_are_numbers_within_bounds(require, value, message):
+    require(x=0), require(x=np.float32(0.5))
+    with pytest.raises(artifacts.InputError, match=f"^{re.escape(message)}$"):
+        require(x=value)

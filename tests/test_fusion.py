@@ -14,7 +14,7 @@ from tests.test_recommend import (  # noqa: F401
     recommender,
     table,
 )
-from tiger_jax import artifacts, eval, fuse, fusion
+from tiger_jax import artifacts, eval, fuse, fusion, recommend
 from tiger_jax.artifacts import InputError
 from tiger_jax.baselines import best_items
 from tiger_jax.data import content
@@ -151,7 +151,9 @@ def test_what_is_chosen_on_validation_is_what_eval_measures(shop, capsys):
     result = eval.evaluate(str(shop), "tiger", "validation", fusion="counts", **SIZES)
     assert result["ndcg@10"] == pytest.approx(saved["scores"]["fusion"]["ndcg@10"])
     assert "with_history_items" not in result
-    assert "history kept" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tiger with counts, history removed" in printed
+    assert "history kept" not in printed
     assert (shop / "runs/tiger/eval/validation_fusion_counts/eval.json").is_file()
     # What follows is known to the counts, and the model's noise does not drown it.
     assert saved["scores"]["fusion"]["recall@5"]["value"] > 0.9
@@ -194,7 +196,7 @@ def test_sasrec_is_one_more_opinion(shop, monkeypatch):
             return np.full((len(histories), NUM_ITEMS + 1), -np.inf)
 
     monkeypatch.setattr(fusion, "SasRec", Stub)
-    artifacts.save_json(shop / "runs/other/run.json", {})
+    artifacts.save_json(shop / "runs/other/run.json", {"model": "sasrec", "network": {}})
     sequences = Sequences.load(shop / SEQUENCES)
     alone = fusion.load_opinions(shop, sequences)([[1, 2]])
     found = fusion.load_opinions(shop, sequences, "other")([[1, 2]])
@@ -246,6 +248,23 @@ def test_a_fusion_of_another_training_with_the_same_best_step_is_refused(shop):
     path.write_text(path.read_text() + " ")
     with pytest.raises(InputError, match=r"chosen for checkpoint .* choose again"):
         eval.evaluate(str(shop), "tiger", fusion="counts", **SIZES)
+
+
+def test_a_fusion_recommends_on_the_command_line(shop, capsys):
+    sequences = Sequences.load(shop / SEQUENCES)
+    fuse.choose(str(shop), "tiger", **SIZES)
+    ours = Recommender.load(shop, "tiger", sequences=sequences, **SIZES)
+    counts = fusion.load(shop, "tiger", "counts", ours, sequences)
+    expected = counts.recommend(None, [np.int32([3, 2])], 5)
+    asked = [f"--folder={shop}", "--run=tiger", "--history=B3,B2", "--num_results=5", "--json"]
+    capsys.readouterr()
+    recommend.main(["recommend", *asked, "--fusion=counts"])
+    *printed, result = capsys.readouterr().out.splitlines()
+    assert "recommended, best first:" in printed
+    found = json.loads(result)["results"]
+    assert [row["item_id"] for row in found] == [
+        sequences.item_ids[item] for item in expected.item_numbers[0]
+    ]
 
 
 def test_a_fusion_is_served_as_it_recommends(shop):

@@ -136,11 +136,18 @@ def test_another_table_of_the_folder_takes_the_same_items_later(folder, fresh, t
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"item_id": "x"}, {"item_id": "x"}], r"fresh\.jsonl:2: item x is given in line 1, too"),
-        ([{"item_id": "x", "titel": "Pan"}], r"fresh\.jsonl:1: no item has a field 'titel'"),
-        ([{"title": "Pan"}], r"fresh\.jsonl:1: field 'item_id' must be a text"),
+        (
+            [{"item_id": "x"}, {"item_id": "x"}],
+            r"fresh\.jsonl:2: item x is in .*fresh\.jsonl:1, too; keep one",
+        ),
+        (
+            [{"item_id": "x", "titel": "Pan"}],
+            r"fresh\.jsonl: has 'titel'; name .*: item_id, title,",
+        ),
+        ([{"title": "Pan"}], r"fresh\.jsonl: lacks 'item_id'; name the columns"),
+        ([{"item_id": "x"}, {"title": "Pan"}], r"fresh\.jsonl:2: field 'item_id' must be a text"),
         ([{"item_id": "x", "price": "dear"}], r"fresh\.jsonl:1: field 'price' must be a number"),
-        ([], "holds no items"),
+        ([], r"fresh\.jsonl: lacks 'item_id'"),
     ],
 )
 def test_faults_in_the_file_are_one_line_and_change_nothing(folder, tmp_path, rows, message):
@@ -148,6 +155,31 @@ def test_faults_in_the_file_are_one_line_and_change_nothing(folder, tmp_path, ro
     with pytest.raises(InputError, match=message):
         add_items(str(folder), "residual", write(tmp_path / "fresh.jsonl", rows))
     assert contents(folder) == before
+
+
+def test_csv_and_json_lines_of_equal_items_give_equal_folders(folder, fresh, tmp_path):
+    """The numbers and lists of JSON are texts in CSV; a number is an id in either."""
+    rows = [
+        {"item_id": 7, "title": "Pan, small", "price": 12.5, "categories": [["Kitchen", "Pans"]]},
+        {"item_id": 8, "title": "Pot", "price": 7, "categories": None},
+        {"item_id": 9, "title": None, "price": None, "categories": None},
+    ]
+    (tmp_path / "new.csv").write_text(
+        'title,item_id,categories,price\n"Pan, small",7,Kitchen > Pans,12.5\nPot,8,,7\n,9,,\n'
+    )
+    other = shutil.copytree(folder, tmp_path / "other")
+    result = add_items(str(folder), "residual", write(tmp_path / "new.jsonl", rows))
+    assert (result["added"], result["without_text"]) == (3, 1)
+    assert result == add_items(str(other), "residual", str(tmp_path / "new.csv"))
+    assert contents(folder).keys() == {folder / path.relative_to(other) for path in contents(other)}
+    for path, data in contents(other).items():
+        assert (folder / path.relative_to(other)).read_bytes() == data, path
+    assert content.load_items(folder)[-3:] == [
+        {"item_id": "7", "title": "Pan, small", "price": 12.5, "brand": None}
+        | {"categories": [["Kitchen", "Pans"]], "keywords": None},
+        dict.fromkeys(content.load_items(folder)[0]) | {"item_id": "8", "title": "Pot", "price": 7},
+        dict.fromkeys(content.load_items(folder)[0]) | {"item_id": "9"},
+    ]
 
 
 def test_known_item_scheme_blind_to_content_and_foreign_embeddings_change_nothing(

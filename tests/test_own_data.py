@@ -282,6 +282,24 @@ def test_items_without_a_row_are_dropped_where_embeddings_are_ready_made(tmp_pat
     assert (result["items"], result["items_without_metadata"]) == (6, 1)
 
 
+def test_items_that_nobody_took_are_counted(tmp_path):
+    source, items = shop(tmp_path / "shop")
+    kept = prepare.prepare(source, str(tmp_path / "p"), items, min_interactions=3)
+    assert kept["dropped"]["items"] == 0
+    header, *rows = pathlib.Path(items).read_text().splitlines()
+    new = [row.replace(row.split(",")[0], f"new{i}", 1) for i, row in enumerate(rows[:2])]
+    pathlib.Path(items).write_text("\n".join([header, new[0], *rows, new[1]]))
+    result = prepare.prepare(source, str(tmp_path / "p"), items, min_interactions=3)
+    assert result["dropped"]["items"] == 2
+    assert result["dropped_by_reason"][0] == {
+        "reason": "items of the table that are in no interaction (make_ids --add gives them IDs)",
+        "users": 0,
+        "items": 2,
+        "interactions": 0,
+    }
+    assert result["items"] == kept["items"]
+
+
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [

@@ -406,13 +406,16 @@ def test_load_refuses_another_table_and_missing_checkpoints(folder):
     with pytest.raises(InputError, match=r"not the table that .* was trained with"):
         Recommender.load(folder, "tiger")
     table().save(folder / "ids" / "random" / "semantic_ids.npz")
-    with pytest.raises(InputError, match="no such checkpoint"):
+    with pytest.raises(InputError, match=r"checkpoint_15: no such checkpoint; .* steps 10, 20"):
         Recommender.load(folder, "tiger", step=15)
     checkpoints.keep(folder / "runs" / "tiger" / "checkpoints", set())
     with pytest.raises(InputError, match="no checkpoint yet"):
         Recommender.load(folder, "tiger")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="runs/other: no such run; give one of tiger, or make"):
         Recommender.load(folder, "other")
+    artifacts.save_json(folder / "runs/sasrec/run.json", {"model": "sasrec", "network": {}})
+    with pytest.raises(InputError, match="runs/sasrec: a run of sasrec, not of TIGER; give one of"):
+        Recommender.load(folder, "sasrec")
 
 
 def test_verb_prints_titles_and_counts_unknown_ids(folder, capsys):
@@ -423,6 +426,7 @@ def test_verb_prints_titles_and_counts_unknown_ids(folder, capsys):
     result = json.loads(last)
     assert result["history"] == ["B3", "B2"]
     assert result["unknown"] == ["nope"]
+    assert "     B2  (no title)" in text
     assert "1 unknown ids skipped: nope" in text
     expected = recommender(num_beams=30).recommend(None, [[3, 2]], 10, exclude_history=True)
     found = [row["item_id"] for row in result["results"]]
@@ -430,6 +434,10 @@ def test_verb_prints_titles_and_counts_unknown_ids(folder, capsys):
     assert any(f"B{expected.item_numbers[0, 0]}  Title" in line for line in text)
     scores = [row["score"] for row in result["results"]]
     np.testing.assert_allclose(scores, expected.scores[0], atol=1e-5)
+    result = recommend_module.recommend(str(folder), "tiger", "B3", num_results=NUM_ITEMS)
+    titles = {row["item_id"]: row["title"] for row in result["results"]}
+    assert titles["B2"] is None
+    assert titles["B1"] == "Title 1"
 
 
 def test_verb_takes_the_stored_history_of_a_user(folder, capsys):

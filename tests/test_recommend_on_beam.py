@@ -121,7 +121,7 @@ def test_what_was_killed_goes_on_and_does_nothing_twice(folder, tmp_path):  # no
         (ROWS, ["--num_beams=0"], "num_beams=0, batch_size=64: at least 1 each"),
         (ROWS, ["--shard_users=0"], "shard_users=0: at least 1"),
         (ROWS, ["--histories=nobody*.jsonl"], "nobody*.jsonl: no such file"),
-        (ROWS, ["--run=other"], "run.json: no such file"),
+        (ROWS, ["--run=other"], "runs/other: no such run"),
         ([], [], "users.jsonl: "),
         ([{"user": "ann"}], [], "no column 'history'; it has user"),
         ([{"history": "B1"}], [], "users.jsonl:1: history must be a list of raw item ids"),

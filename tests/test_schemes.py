@@ -271,7 +271,7 @@ def test_hierarchical_with_room_for_all_tells_all_different_items_apart():
 @pytest.mark.parametrize("sizes", [4, (), (0, 4), ("a",), (4.0,)])
 @pytest.mark.parametrize("scheme", ["rqvae", "random", "hierarchical", "residual"])
 def test_codebook_sizes_are_numbers_of_codes(scheme, sizes):
-    with pytest.raises(InputError, match=r"^codebook_sizes=.*: give the number of codes"):
+    with pytest.raises(InputError, match=r"^codebook_sizes=.*: give a size for each"):
         CASES[scheme](embeddings(), 0, codebook_sizes=sizes)
 
 
@@ -284,12 +284,18 @@ def test_more_random_ids_than_a_number_counts_are_refused():
     ("scheme", "settings", "message"),
     [
         ("rqvae", {"num_epochs": 0}, "num_epochs is 0; give 1 or more"),
+        # As gin has them when somebody writes 1e2, 64 or None.
+        ("rqvae", {"num_epochs": 1e2}, "num_epochs is 100.0, no whole number; give 1 or more"),
+        ("rqvae", {"batch_size": None}, "batch_size is None, no whole number; give 1 or more"),
+        ("rqvae", {"latent_size": True}, "latent_size is True, no whole number; give 1 or more"),
+        ("rqvae", {"hidden_sizes": 64}, r"hidden_sizes=64: give a size for each level"),
         ("rqvae", {"sample_items": 0}, "sample_items is 0; give 1 or more"),
         ("rqvae", {"start_items": -5}, "start_items is -5; give 1 or more"),
         # The first would change nothing, the second learn backwards.
         ("rqvae", {"max_gradient_norm": 0.0}, "max_gradient_norm=0.0: more than 0, or None"),
         ("rqvae", {"max_gradient_norm": -1.0}, "max_gradient_norm=-1.0: more than 0, or None"),
         ("residual", {"sample_items": -1}, "sample_items is -1; give 1 or more"),
+        ("residual", {"num_iterations": -1}, "num_iterations is -1; give 0 or more"),
         ("lsh", {"num_hyperplanes": 0}, "num_hyperplanes is 0; give 1 or more"),
         ("lsh", {"num_hyperplanes": 31}, "num_hyperplanes=31: at most 30"),
         (

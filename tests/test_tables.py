@@ -105,7 +105,7 @@ def test_a_column_that_the_first_json_row_lacks_is_found(tmp_path):
         ("t.csv", "x" * 2**21, "t.csv:1: longer than 1,048,576 bytes"),
         ("t.jsonl", "\n\n", "t.jsonl: holds no rows"),
         ("t.jsonl", '{"a": 1}\n{"a": \n', "t.jsonl:2: not JSON"),
-        ("t.jsonl", '[{"a": 1}]\n', "t.jsonl:1: must be a dictionary, found list"),
+        ("t.jsonl", '[{"a": 1}]\n', "t.jsonl:1: must be a dictionary, found list; give a record"),
         ("t.jsonl", "[" * 10**6, "t.jsonl:1: not JSON"),
         ("t.jsonl", "9" * 10**5, "t.jsonl:1: not JSON"),
         ("t.parquet", "PAR1 nonsense PAR1", "t.parquet: damaged or no Parquet file"),

@@ -9,6 +9,7 @@ import functools
 import glob
 import hashlib
 import json
+import numbers
 import os
 import pathlib
 import shutil
@@ -41,8 +42,13 @@ class InputError(ValueError):
 
 
 def require_at_least(least: int, **values: int) -> None:
-    """InputError for the first of the named values that is smaller."""
+    """InputError for the first of the named values that is smaller, or no whole number.
+
+    From gin, values come as somebody wrote them: 1e3 is none.
+    """
     for name, value in values.items():
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}, no whole number; give {least} or more")
         if value < least:
             raise InputError(f"{name} is {value}; give {least} or more")
 
@@ -57,15 +63,15 @@ def require_seed(seed: int) -> None:
 def require_shares(**values: float) -> None:
     """InputError for the first of the named values that is not from 0 to 1."""
     for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{name} is {value}; give 0 to 1")
+        if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+            raise InputError(f"{name} is {value!r}; give 0 to 1")
 
 
 def require_shares_below_one(**values: float) -> None:
     """InputError for the first of the named values that is not from 0 to less than 1."""
     for name, value in values.items():
-        if not 0 <= value < 1:
-            raise InputError(f"{name} is {value}; give 0 or more, less than 1")
+        if not isinstance(value, numbers.Real) or not 0 <= value < 1:
+            raise InputError(f"{name} is {value!r}; give 0 or more, less than 1")
 
 
 def require_names(**names: str) -> None:
@@ -78,7 +84,7 @@ def require_names(**names: str) -> None:
 def require_same(
     begun: str, found: Mapping[str, Any], settings: Mapping[str, Any], remedy: str
 ) -> None:
-    """InputError for the first setting that is not what it was.
+    """InputError for the first setting that is not what it was; of a mapping, for its first entry.
 
     Args:
       begun: what was made with the settings found, and where: "...: the run was begun".
@@ -86,11 +92,17 @@ def require_same(
       settings: those now, JSON-able.
       remedy: what to do.
     """
-    for name, value in json.loads(json.dumps(settings)).items():
-        if found.get(name) != value:
-            raise InputError(
-                f"{begun} with {name} = {found.get(name)}, now it is {value}; {remedy}"
-            )
+    for name, now in json.loads(json.dumps(settings)).items():
+        then = found.get(name)
+        if isinstance(then, dict) and isinstance(now, dict) and then != now:
+            pairs = {
+                entry: (then.get(entry, "not set"), now.get(entry, "not set"))
+                for entry in then | now
+            }
+            entry = next(entry for entry, (before, after) in pairs.items() if before != after)
+            name, (then, now) = f"{name}.{entry}", pairs[entry]
+        if then != now:
+            raise InputError(f"{begun} with {name} = {then}, now it is {now}; {remedy}")
 
 
 class CannotWriteError(InputError):

@@ -187,7 +187,9 @@ def _checkpointer() -> ocp.Checkpointer:
 def _restore(path: pathlib.Path, like: Any) -> Any:
     """The tree at `path`, checked leaf by leaf against `like`, as numpy arrays."""
     if not path.is_dir():
-        raise artifacts.InputError(f"{path}: no such checkpoint; make it with {_MADE_BY}")
+        others = ", ".join(map(str, steps(path.parent.parent)))
+        remedy = f"there are those of steps {others}" if others else f"make it with {_MADE_BY}"
+        raise artifacts.InputError(f"{path.parent}: no such checkpoint; {remedy}")
     _require_unchanged(path)
     try:
         with _checkpointer() as checkpointer:

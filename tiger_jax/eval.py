@@ -219,10 +219,11 @@ def table_of(result: dict) -> str:
     """What `evaluate` found, as aligned text; 95 % intervals in brackets."""
     names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
     kept, removed = "history kept", "history removed"
+    who = " with ".join(filter(None, (result["run"], result["fusion"])))
     protocol = removed if result["exclude_history"] else kept
     rows = [
         *(
-            (f"{result['run']}, {history}", result[scores])
+            (f"{who}, {history}", result[scores])
             for history, scores in (
                 (removed, "without_history_items"),
                 (kept, "with_history_items"),

@@ -12,9 +12,10 @@ import numpy as np
 
 from tiger_jax import artifacts
 from tiger_jax.artifacts import InputError
-from tiger_jax.data import content, own_data, records, tables
+from tiger_jax.data import content, own_data
 from tiger_jax.data.reviews import metadata_row
 from tiger_jax.data.sequences import SEQUENCES, Sequences
+from tiger_jax.data.tables import is_table, open_table
 from tiger_jax.report import ids as report
 from tiger_jax.semantic_ids import quantizer
 from tiger_jax.semantic_ids.journal import METRICS
@@ -22,6 +23,7 @@ from tiger_jax.semantic_ids.quantizer import Quantizer
 from tiger_jax.semantic_ids.table import MADE_BY, SemanticIdTable
 
 _TABLE = "semantic_ids.npz"
+_ITEM_ID = "item_id"
 # Items of the folder that an encoder must embed as it did, before it embeds others.
 _KNOWN_AGAIN = 8
 
@@ -40,12 +42,14 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
     Args:
       folder: the prepared folder.
       ids: name of the IDs to grow.
-      add: the new items, a JSON object a line, with the item_id and the fields of items.jsonl.
+      add: the new items, a table as prepare takes them (CSV, JSON lines, Parquet), with item_id
+        and any of the other fields of items.jsonl.
       embeddings: the new items' embeddings, a .npy file with a row an item, where the folder's own
         encoder reads no texts.
 
     Returns:
-      Number of items added to the table, health of the new table, and its header.
+      Number of items added to the table and of those without any text, health of the new table,
+      and its header.
 
     Raises:
       InputError: an item that is known or given twice, a scheme that has no codes for new items,
@@ -96,11 +100,18 @@ def add_items(folder: str, ids: str, add: str, embeddings: str = "") -> dict[str
         page = staging / path.relative_to(home).with_name("report.html")
         health = {**grown.health(), "explained_variance": None}
         report.write(page, grown, health, _history(path.parent), rows, embeddings_NE)
+    without_text = _without_text(given, source)
     print(
         f"{path}: {len(codes_ML):,} new items, {grown.num_items:,} in all, version "
         f"{grown.header['version']}"
+        + (
+            f"; without any text, so that codes tell nothing: {without_text:,}"
+            if without_text
+            else ""
+        )
     )
-    return {"added": len(codes_ML), **grown.health(), **grown.header}
+    counts = {"added": len(codes_ML), "without_text": without_text}
+    return {**counts, **grown.health(), **grown.header}
 
 
 def load_frozen(
@@ -136,30 +147,34 @@ def _read_items(
     path: pathlib.Path, sequences: Sequences, num_items: int, fields: Collection[str]
 ) -> list[dict[str, Any]]:
     """The new items' metadata, with all `fields`; none may be among the table's `num_items`."""
+    table = open_table(path)
+    unknown = [column for column in table.columns if column not in fields]
+    if unknown or _ITEM_ID not in table.columns:
+        at_fault = f"has {unknown[0]!r}" if unknown else f"lacks {_ITEM_ID!r}"
+        raise InputError(
+            f"{path}: {at_fault}; name the columns, or the keys of each line's object, as the "
+            f"folder's items.jsonl does: {', '.join(fields)}"
+        )
     # Each kind of source is read as `prepare` reads it.
-    is_own_data = tables.is_table(sequences.header.get("source", ""))
+    is_own_data = is_table(sequences.header.get("source", ""))
     rows, seen = [], {}
-    for number, line in records.lines(path):
-        where = f"{path}:{number}"
-        record = records.json_record(line, where)
-        item_id = records.identifier(record.get("item_id"), "item_id", where)
-        wrong = [field for field in record if field not in fields]
-        if wrong:
-            raise InputError(f"{where}: no item has a field {wrong[0]!r}; use {', '.join(fields)}")
+    for where, record in table.read(table.columns):
+        item_id = own_data.identifier(record, _ITEM_ID, where)
         if 0 < sequences.item_number.get(item_id, 0) <= num_items:
             raise InputError(f"{where}: item {item_id} has an ID already; leave it out")
         if item_id in seen:
-            raise InputError(f"{where}: item {item_id} is given in line {seen[item_id]}, too")
-        seen[item_id] = number
-        known = {} if is_own_data else metadata_row(record, where)
-        known["item_id"] = item_id
-        for name in fields:
-            if name not in known:
-                known[name] = own_data.value_of(name, record.get(name), name, where)
-        rows.append({name: known[name] for name in fields})
-    if not rows:
-        raise InputError(f"{path}: holds no items; give a JSON object a line")
+            raise InputError(f"{where}: item {item_id} is in {seen[item_id]}, too; keep one")
+        seen[item_id] = where
+        known = {name: own_data.value_of(name, record.get(name), name, where) for name in fields}
+        rows.append(known | ({} if is_own_data else metadata_row(known, where)))
+        rows[-1][_ITEM_ID] = item_id
     return rows
+
+
+def _without_text(rows: list[dict], source: dict) -> int:
+    """Number of items of which the encoder reads nothing; 0 where it reads no texts."""
+    fields, template = source["text_fields"], source["template"]
+    return sum(not content.sentence(row, fields, template) for row in rows) if fields else 0
 
 
 def _history(ids_folder: pathlib.Path) -> list[dict]:

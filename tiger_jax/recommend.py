@@ -8,6 +8,7 @@ import pathlib
 import numpy as np
 
 from tiger_jax import command_line
+from tiger_jax import fusion as fusions
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import content
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -17,6 +18,7 @@ _EXAMPLES = """
 python -m tiger_jax.recommend --folder=work/beauty --run=tiger --history=B004756YJA,B004ZT0SSG
 python -m tiger_jax.recommend --folder=work/beauty --run=tiger --history=B004756YJA --num_results=5 --json
 python -m tiger_jax.recommend --folder=work/beauty --run=tiger --history=B004756YJA --temperature=2,1,1,1
+python -m tiger_jax.recommend --folder=work/beauty --run=tiger --history=B004756YJA --fusion=counts
 """  # noqa: E501
 
 
@@ -32,6 +34,7 @@ def recommend(
     temperature: str = "",
     seed: int = 0,
     step: int | None = None,
+    fusion: str = "",
 ) -> dict:
     """Prints the items that a trained model expects after a history, best first.
 
@@ -50,11 +53,13 @@ def recommend(
         ID, separated by commas: 2,1,1,1 varies what kind of item it is (TIGER section 4.3).
       seed: of the draws.
       step: checkpoint of the run; the best one by validation if not given.
+      fusion: name of a choice of tiger_jax.fuse: the run and its parts together, which know neither
+        temperature nor invalid IDs. The run alone if empty.
     """
     sequences = Sequences.load(pathlib.Path(folder, SEQUENCES))
     recommender = Recommender.load(folder, run, step, sequences, num_beams=num_beams, search=search)
     rows = content.load_items(folder, sequences)
-    titles = ["(invalid ID)", *(row["title"] or "(no title)" for row in rows)]
+    titles = [None, *(row["title"] for row in rows)]
 
     if history:
         raw_ids = [raw_id.strip() for raw_id in history.split(",") if raw_id.strip()]
@@ -64,7 +69,10 @@ def recommend(
     unknown = [raw_id for raw_id in raw_ids if raw_id not in sequences.item_number]
     items = [sequences.item_number[raw_id] for raw_id in raw_ids if raw_id not in unknown]
     users = [user] if user else None
-    ranked = recommender.recommend(
+    who_answers = recommender
+    if fusion:
+        who_answers = fusions.load(folder, run, fusion, recommender, sequences)
+    ranked = who_answers.recommend(
         users,
         [items],
         num_results,
@@ -81,12 +89,13 @@ def recommend(
     who = f"user {user}, " if user else ""
     print(f"{run}, step {recommender.step}; {who}history of {len(items)} items:")
     for item in items:
-        print(f"     {sequences.item_ids[item]}  {titles[item]}")
+        print(f"     {sequences.item_ids[item]}  {titles[item] or '(no title)'}")
     if unknown:
         print(f"{len(unknown)} unknown ids skipped: {', '.join(unknown[:10])}")
-    print("recommended, with log p in nats:")
+    print("recommended, " + ("best first:" if fusion else "with log p in nats:"))
     for rank, row in enumerate(results, start=1):
-        print(f"{rank:>4} {row['item_id']}  {row['title']}  {row['score']:.3f}")
+        title = row["title"] or ("(no title)" if row["item_id"] else "(invalid ID)")
+        print(f"{rank:>4} {row['item_id']}  {title}  {row['score']:.3f}")
     return {
         "history": [sequences.item_ids[item] for item in items],
         "unknown": unknown,

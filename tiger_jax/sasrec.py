@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from tiger_jax import artifacts, checkpoints
+from tiger_jax import artifacts, checkpoints, saved_run
 from tiger_jax.artifacts import InputError
 from tiger_jax.baselines import Baseline, Histories
 from tiger_jax.data.sequences import SEQUENCES, Sequences
@@ -188,9 +188,9 @@ class SasRec(Baseline):
           InputError: something is missing or damaged, or the run is of other items.
         """
         run_folder = pathlib.Path(folder, "runs", run)
-        settings = artifacts.load_json(run_folder / "run.json", TRAIN, _SETTINGS)
-        if settings["model"] != MODEL:
-            raise InputError(f"{run_folder}: not a run of SASRec; make one with {TRAIN}")
+        if saved_run.settings_of(run_folder, TRAIN).get("model") != MODEL:
+            raise InputError(f"{run_folder}: not a run of SASRec; give one of {TRAIN}")
+        settings = saved_run.settings_of(run_folder, TRAIN, _SETTINGS)
         sequences = sequences or Sequences.load(pathlib.Path(folder, SEQUENCES))
         if settings["items_checksum"] != sequences.header["items_checksum"]:
             raise InputError(

@@ -18,6 +18,7 @@ from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary
 
 TRAIN = "python -m tiger_jax.train"
+_RUN = "run.json"
 # What a run has to say of itself.
 _SETTINGS = ("ids", "table", "network", "num_user_tokens", "normalize", "max_history")
 
@@ -63,7 +64,12 @@ def load(
         longer those that the run was trained with.
     """
     run_folder = pathlib.Path(folder, "runs", run)
-    settings = artifacts.load_json(run_folder / "run.json", TRAIN, _SETTINGS)
+    if model := settings_of(run_folder, TRAIN).get("model"):
+        raise InputError(
+            f"{run_folder}: a run of {model}, not of TIGER; give one of {TRAIN}, "
+            f"or this one by --{model} where a verb has that"
+        )
+    settings = settings_of(run_folder, TRAIN, _SETTINGS)
     sequences = sequences or Sequences.load(pathlib.Path(folder, SEQUENCES))
     table_path = pathlib.Path(folder, "ids", str(settings["ids"]), "semantic_ids.npz")
     table = SemanticIdTable.load(table_path, sequences.header["items_checksum"])
@@ -72,7 +78,7 @@ def load(
             f"{table_path}: not the table that {run_folder} was trained with; train again"
             f" under another name with {TRAIN}"
         )
-    with artifacts.refusing_damage(run_folder / "run.json", "run's", TRAIN):
+    with artifacts.refusing_damage(run_folder / _RUN, "run's", TRAIN):
         model = TigerModel(
             NetworkConfig(**settings["network"]),
             Vocabulary(table.codebook_sizes, settings["num_user_tokens"]),
@@ -86,6 +92,19 @@ def load(
     return Run(model, params, table, settings["max_history"], step, sequences.item_ids)
 
 
+def settings_of(
+    run_folder: pathlib.Path, made_by: str, needs: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a run says of itself; InputError, which names the runs beside it, if there is none."""
+    path = run_folder / _RUN
+    others = sorted(other.parent.name for other in run_folder.parent.glob(f"*/{_RUN}"))
+    if not path.is_file() and others:
+        raise InputError(
+            f"{run_folder}: no such run; give one of {', '.join(others)}, or make it with {made_by}"
+        )
+    return artifacts.load_json(path, made_by, needs or ("network",))
+
+
 def training_facts(
     run_folder: pathlib.Path, facts: Sequence[str], newer: Sequence[str] = ()
 ) -> dict[str, Any]:
@@ -96,7 +115,7 @@ def training_facts(
       facts: settings that it must tell.
       newer: settings that runs of before, or of T5X, do not tell, and then have not here.
     """
-    settings = artifacts.load_json(run_folder / "run.json", TRAIN, facts)
+    settings = settings_of(run_folder, TRAIN, facts)
     checkpoint_folder = checkpoints.folder_of(run_folder)
     last = checkpoints.last_step(checkpoint_folder)
     return {
@@ -110,7 +129,7 @@ def training_facts(
 def require_interactions(run_folder: pathlib.Path, sequences: Sequences, made_by: str) -> None:
     """InputError where a run was trained on other interactions: it may have seen these' targets."""
     now = sequences.interactions_checksum()
-    found = artifacts.load_json(run_folder / "run.json", made_by).get("interactions", now)
+    found = settings_of(run_folder, made_by).get("interactions", now)
     if found != now:
         raise InputError(
             f"{run_folder}: trained on other interactions than the folder holds now, so that items "
@@ -141,7 +160,7 @@ def claim(
     """
     own_checkpoints = run_folder / "checkpoints"
     artifacts.own(own_checkpoints)
-    path = run_folder / "run.json"
+    path = run_folder / _RUN
     if not path.exists():
         with artifacts.atomic_path(run_folder / "config.gin") as temporary:
             temporary.write_text(configuration, encoding="utf-8")

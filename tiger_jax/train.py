@@ -381,7 +381,7 @@ def _require_whole_calls(steps_per_call: int, **periods: int) -> None:
     for name, period in periods.items():
         if period % steps_per_call:
             raise artifacts.InputError(
-                f"{name} is {period}, which is no multiple of steps_per_call, {steps_per_call}"
+                f"{name} is {period}, no multiple of steps_per_call, {steps_per_call}; change one"
             )
 
 

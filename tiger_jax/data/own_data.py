@@ -14,11 +14,12 @@ import numpy as np
 
 from tiger_jax.artifacts import InputError
 from tiger_jax.data import records
-from tiger_jax.data.reviews import METADATA_FIELDS, Interactions, RawData
+from tiger_jax.data.reviews import METADATA_FIELDS, Dropped, Interactions, RawData
 from tiger_jax.data.tables import Table, open_table
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
+_UNTAKEN = "items of the table that are in no interaction (make_ids --add gives them IDs)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +54,8 @@ def read_raw(
 ) -> RawData:
     """Reads a table of interactions and, if there is one, the table of the items.
 
-    Rows that repeat user, item and time are dropped and counted. Items without a row in the
-    table of items are kept, with nothing known of them.
+    Rows that repeat user, item and time are dropped and counted, and so are items that are in no
+    interaction. Items without a row in the table of items are kept, with nothing known of them.
 
     Args:
       interactions_path: a row an interaction, with the columns user, item and time.
@@ -68,14 +69,16 @@ def read_raw(
     """
     interactions_path = pathlib.Path(interactions_path)
     interactions = _read_interactions(open_table(interactions_path), columns)
-    metadata, catalogue, fields = {}, None, METADATA_FIELDS
+    metadata, catalogue, fields, dropped = {}, None, METADATA_FIELDS, ()
     if items_path is not None:
         items = open_table(pathlib.Path(items_path))
         chosen = _chosen_columns(items, columns, text_fields)
         metadata, catalogue = _read_items(items, columns, chosen, interactions.item_rows)
         fields = tuple(dict.fromkeys((*METADATA_FIELDS, *chosen)))
+        if untaken := len(catalogue) - len(metadata):
+            dropped = (Dropped(_UNTAKEN, users=0, items=untaken, interactions=0),)
     name = interactions_path.resolve().parent.name or interactions_path.stem
-    raw = interactions.raw_data(name, metadata, fields=fields, catalogue=catalogue)
+    raw = interactions.raw_data(name, metadata, fields=fields, catalogue=catalogue, dropped=dropped)
     return _without_repeated_rows(raw)
 
 
@@ -105,8 +108,8 @@ def _read_interactions(table: Table, columns: Columns) -> Interactions:
     interactions = Interactions()
     wanted = [name for name in (columns.user, columns.item, columns.time) if name]
     for where, row in table.read(wanted):
-        user_id = _identifier(row, columns.user, where)
-        item_id = _identifier(row, columns.item, where)
+        user_id = identifier(row, columns.user, where)
+        item_id = identifier(row, columns.item, where)
         timestamp = clock.read(row.get(columns.time), where) if columns.time else None
         interactions.add(user_id, item_id, timestamp)
     return interactions
@@ -152,7 +155,7 @@ def _read_items(
     catalogue: dict[str, int] = {}
     id_column = columns.items_id or columns.item
     for where, row in table.read([id_column, *chosen.values()]):
-        item_id = _identifier(row, id_column, where)
+        item_id = identifier(row, id_column, where)
         if item_id in catalogue:
             raise InputError(
                 f"{where}: item {item_id!r} has a row already, number {catalogue[item_id] + 1} of "
@@ -174,7 +177,7 @@ def _read_items(
     return metadata, catalogue
 
 
-def _identifier(row: dict[str, Any], column: str, where: str) -> str:
+def identifier(row: dict[str, Any], column: str, where: str) -> str:
     """An id as a text, whatever type it has in the file."""
     value = row.get(column)
     if isinstance(value, float) and value.is_integer():
@@ -191,6 +194,8 @@ def value_of(field: str, value: Any, column: str, where: str) -> Any:
         return None
     if field == "categories":
         return _category_paths(value, column, where)
+    if field == "price" and type(value) in (int, float) and 0 <= value < float("inf"):
+        return float(value)
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = "; ".join(value)
     if isinstance(value, dict | list | bytes):

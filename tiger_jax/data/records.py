@@ -127,7 +127,9 @@ def _open(path: pathlib.Path) -> BinaryIO:
 
 def _dictionary(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict):
-        raise InputError(f"{where}: must be a dictionary, found {type(record).__name__}")
+        raise InputError(
+            f"{where}: must be a dictionary, found {type(record).__name__}; give a record a line"
+        )
     return record
 
 

@@ -71,9 +71,10 @@ def _add_scores(page: Page, result: dict, dataset: str | None) -> None:
         f"lists {'leave out' if result['exclude_history'] else 'keep'} the user's history."
     )
     kept = result.get("with_history_items")
+    who = " with ".join(filter(None, (result["run"], result["fusion"])))
     scores = {
-        f"{result['run']}, history left out": result["without_history_items"],
-        **({f"{result['run']}, history kept": kept} if kept else {}),
+        f"{who}, history left out": result["without_history_items"],
+        **({f"{who}, history kept": kept} if kept else {}),
         **{name.replace("_", " "): score for name, score in result["baselines"].items()},
     }
     # A narrow table may break a cell before the interval, but not within.

@@ -78,7 +78,8 @@ def rqvae(
       InputError: fewer items than codes, balance of parts, an unknown dtype, or the loss stops
         being finite.
     """
-    codebook_sizes = _checked_sizes(codebook_sizes)
+    codebook_sizes = _checked_sizes("codebook_sizes", codebook_sizes)
+    hidden_sizes = _checked_sizes("hidden_sizes", hidden_sizes)
     require_at_least(1, num_epochs=num_epochs, batch_size=batch_size, latent_size=latent_size)
     require_at_least(1, epochs_per_round=epochs_per_round)
     if start_items is not None:
@@ -98,7 +99,7 @@ def rqvae(
         raise InputError("balance is for residual cascades; parts have no last level")
     network = rq.RqVae(
         embeddings_NE.shape[1],
-        tuple(hidden_sizes),
+        hidden_sizes,
         latent_size,
         codebook_sizes,
         in_parts,
@@ -187,7 +188,7 @@ def random(embeddings_NE: np.ndarray, seed: int, *, codebook_sizes: tuple[int, .
     Raises:
       InputError: more items than tuples, or more tuples than a number of 63 bits counts.
     """
-    codebook_sizes = _checked_sizes(codebook_sizes)
+    codebook_sizes = _checked_sizes("codebook_sizes", codebook_sizes)
     num_items, num_ids = len(embeddings_NE), math.prod(codebook_sizes)
     if num_items > num_ids:
         raise InputError(
@@ -225,7 +226,8 @@ def hierarchical(
     Raises:
       InputError: fewer items than clusters of the first level, or too many clusters in all.
     """
-    codebook_sizes = _checked_sizes(codebook_sizes)
+    codebook_sizes = _checked_sizes("codebook_sizes", codebook_sizes)
+    require_at_least(0, num_iterations=num_iterations)
     clustering.require_items(len(embeddings_NE), codebook_sizes[:1])
     num_bytes = math.prod(codebook_sizes) * embeddings_NE.shape[1] * 4
     if num_bytes > _MOST_BYTES:
@@ -273,7 +275,8 @@ def residual(
       balance: see `rqvae`.
     """
     sample_NE = _sample(embeddings_NE, sample_items, seed)
-    codebook_sizes = _checked_sizes(codebook_sizes)
+    codebook_sizes = _checked_sizes("codebook_sizes", codebook_sizes)
+    require_at_least(0, num_iterations=num_iterations)
     clustering.require_items(len(sample_NE), codebook_sizes)
     mean_E = sample_NE.mean(axis=0)
     codebooks_LCE, codes_NL = clustering.residual_kmeans(
@@ -321,15 +324,12 @@ def text(embeddings_NE: np.ndarray, seed: int, *, order: str) -> Codes:
     return Codes(codes_NL, (1 + 10 + 10**_PIECE,) * num_pieces, has_collision_token=False)
 
 
-def _checked_sizes(codebook_sizes: Sequence[int]) -> tuple[int, ...]:
-    """InputError unless they are numbers of codes, one or more for each level."""
-    is_some = isinstance(codebook_sizes, Sequence) and len(codebook_sizes) > 0
-    if not is_some or not all(isinstance(size, int) and size > 0 for size in codebook_sizes):
-        raise InputError(
-            f"codebook_sizes={codebook_sizes!r}: give the number of codes of each level, such as "
-            "(256, 256, 256)"
-        )
-    return tuple(codebook_sizes)
+def _checked_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
+    """InputError unless they are whole numbers above 0, at least one of them."""
+    is_some = isinstance(sizes, Sequence) and len(sizes) > 0
+    if not is_some or not all(type(size) is int and size > 0 for size in sizes):
+        raise InputError(f"{name}={sizes!r}: give a size for each level, such as (256, 256, 256)")
+    return tuple(sizes)
 
 
 def _word_pieces(digits: str, num_pieces: int) -> list[int]:

@@ -218,8 +218,8 @@ class SemanticIdTable:
             )
         if items_checksum is not None and header.get("items_checksum") != items_checksum:
             raise artifacts.InputError(
-                f"{path}: made for other items than sequences.npz; make it again with {MADE_BY}, "
-                "or give it new items with --add"
+                f"{path}: made for other items than sequences.npz; make it again with {MADE_BY} "
+                "(with --add where items only joined)"
             )
         del header["kind"], header["format"]
         with artifacts.refusing_damage(path, _KIND, MADE_BY):
