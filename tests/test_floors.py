@@ -37,7 +37,7 @@ FLOORS = {
     "make_ids": 6,
     "request_queue": 6,
     "export": 6,
-    "recommend": 6,
+    "recommend": 7,
     "serve": 7,
     "cold_start": 7,
     "diversity": 7,

@@ -337,7 +337,8 @@ def test_scheme_flag_stands_for_its_card(folder, capsys):
     # What gin adds to the errors of a function that it calls is left out.
     with pytest.raises(SystemExit):
         make_ids.main(["make_ids", "--scheme=residual", f"--folder={folder}"])
-    message = "error: 120 items cannot fill a codebook of 256 codes; lower codebook_sizes\n"
+    message = "error: 120 items cannot fill a codebook of 256 codes; lower codebook_sizes "
+    message += "(--gin.CODEBOOK_SIZES)\n"
     assert capsys.readouterr().err == message
 
 

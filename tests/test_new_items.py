@@ -239,7 +239,7 @@ def own_catalogue(tmp_path, encoder):
     (tmp_path / "items.csv").write_text("\n".join(["item_id,title,size", *items]))
 
     def prepared():
-        prepare.prepare(
+        return prepare.prepare(
             str(tmp_path / "i.csv"),
             str(tmp_path / "own"),
             items=str(tmp_path / "items.csv"),
@@ -255,7 +255,7 @@ def own_catalogue(tmp_path, encoder):
     return prepared
 
 
-def test_prepared_again_a_folder_of_own_embeddings_has_the_items_of_its_data(tmp_path):
+def test_prepared_again_a_folder_of_own_embeddings_has_the_items_of_its_data(tmp_path, capsys):
     """The file of embeddings is the same as before; what has joined since is not in it."""
     np.save(tmp_path / "e.npy", np.random.default_rng(0).normal(size=(13, 4)).astype(np.float32))
     embeddings_NE = np.load(tmp_path / "e.npy")
@@ -265,8 +265,11 @@ def test_prepared_again_a_folder_of_own_embeddings_has_the_items_of_its_data(tmp
     new = write(tmp_path / "new.jsonl", [{"item_id": "new"}])
     add_items(str(tmp_path / "own"), "lsh", new, embeddings=str(tmp_path / "one.npy"))
     np.testing.assert_array_equal(content.load_embeddings(tmp_path / "own")[0], embeddings_NE)
-    prepared()
+    assert prepared()["orphaned_ids"] == ["lsh"]
     np.testing.assert_array_equal(content.load_embeddings(tmp_path / "own")[0], embeddings_NE[:12])
+    assert "make its IDs again (lsh), and train under other names" in capsys.readouterr().out
+    make_ids.make_ids(str(tmp_path / "own"), "lsh", named("lsh"), min_codebook_usage=0)
+    assert prepared()["orphaned_ids"] == []
 
 
 @pytest.mark.parametrize("size", ["2.5", 2.5, " 2.5 "])

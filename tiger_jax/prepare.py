@@ -3,9 +3,11 @@
 It makes no Semantic IDs; that is `make_ids`.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from tiger_jax.artifacts import InputError
 from tiger_jax.data import content, own_data, reviews, sequences, synthetic, tables
 from tiger_jax.data.cooccurrence import COOCCURRENCE, encode_cooccurrence
 from tiger_jax.report import prepare as report
+from tiger_jax.semantic_ids.table import SemanticIdTable
 
 _EXAMPLES = """
 python -m tiger_jax.prepare --gin_file=gin/dataset/beauty.gin
@@ -146,6 +149,7 @@ def prepare(
     # Of these items alone: others may have joined them by make_ids --add.
     same_items = {"items_checksum": prepared.header["items_checksum"]}
     embeddings_NE = content.earlier_embeddings(folder, made_from | same_items)
+    orphaned = _of_other_items(folder, prepared)
     if embeddings_NE is None:
         print(f"encoding {len(rows):,} items with {encoder} ...", flush=True)
         embeddings_NE = encode()
@@ -161,7 +165,24 @@ def prepare(
         dataclasses.replace(prepared, header=header).save(staging / sequences.SEQUENCES)
         report.write(staging, result, prepared, texts)
     print(f"wrote {folder}: embeddings [{embeddings_NE.shape[0]:,}, {embeddings_NE.shape[1]}]")
-    return result
+    if orphaned:
+        print(
+            f"{folder} held other items: make its IDs again ({', '.join(orphaned)}), and train "
+            "under other names of runs"
+        )
+    return result | {"orphaned_ids": orphaned}
+
+
+def _of_other_items(folder: str, prepared: sequences.Sequences) -> list[str]:
+    """Names of the folder's IDs that were made for other items."""
+    found = []
+    for path in sorted(pathlib.Path(folder, "ids").glob("*/semantic_ids.npz")):
+        # Damaged ones are for those who read them.
+        with contextlib.suppress(InputError):
+            made_for = SemanticIdTable.load(path).header.get("items_checksum")
+            if made_for != prepared.header["items_checksum"]:
+                found.append(path.parent.name)
+    return found
 
 
 def _is_file(encoder: str) -> bool:

@@ -110,6 +110,7 @@ def serve(
     options = {"num_beams": num_beams, "batch_size": batch_size}
     with _bound(host, port) as address:
         service = Service(folder, run, filters, step, fusion, **options)
+        print(f"{run}: compiling the usual searches ...", flush=True)
         service.warm_up()
         app = make_app(service, num_beams, batch_size, max_wait_ms / 1e3, max_bytes, max_items)
         port = address.getsockname()[1]

@@ -118,13 +118,16 @@ def _texts(first: str, numbered: Iterable[tuple[int, str]]) -> Iterator[str]:
 
 def _csv_rows(path: pathlib.Path, table: Any) -> Iterator[tuple[int, list[str]]]:
     """(number of its last line, values) of each row, blank ones left out."""
+    # Where a row begins: one with an open quotation mark may go on to the end of the file.
+    begun = table.line_num + 1
     try:
         for values in table:
             if values:
                 yield table.line_num, values
+            begun = table.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{path}:{table.line_num}: not CSV ({error}); is a quotation mark without its partner?"
+            f"{path}:{begun}: not CSV ({error}); is a quotation mark in it without its partner?"
         ) from error
 
 

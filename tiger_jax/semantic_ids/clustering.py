@@ -166,5 +166,5 @@ def require_items(num_items: int, codebook_sizes: tuple[int, ...]) -> None:
     if num_items < max(codebook_sizes):
         raise InputError(
             f"{num_items} items cannot fill a codebook of {max(codebook_sizes)} codes; "
-            "lower codebook_sizes"
+            "lower codebook_sizes (--gin.CODEBOOK_SIZES)"
         )
