@@ -42,6 +42,7 @@ def lines(
     x_label: str,
     y_label: str,
     their_ranges: Mapping[float, tuple[float, float]] | None = None,
+    log: bool = False,
 ) -> None:
     """Curves over one axis; a name has the same colour and marker in all panels.
 
@@ -51,6 +52,7 @@ def lines(
       x_label: of the horizontal axes, with the unit.
       y_label: of the vertical axes, which are the same for all panels.
       their_ranges: {x: (low, high)} that the paper states, drawn in every panel.
+      log: whether the vertical axes are logarithmic; a curve has no point then where it is 0.
     """
     names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
 
@@ -58,6 +60,8 @@ def lines(
         for name, (x, y) in panels[title].items():
             place = names.index(name)
             color, marker = COLORS[place % len(COLORS)], _MARKERS[place % len(_MARKERS)]
+            if log:
+                y = [value or np.nan for value in y]
             axes.plot(x, y, color=color, marker=marker, markersize=3.5, label=name)
             if len(x) <= _FEW:
                 axes.set_xticks(x)
@@ -69,7 +73,11 @@ def lines(
             )
         axes.set(xlabel=x_label, title=title)
         axes.grid(visible=True)
-        axes.set_ylim(bottom=0)
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_ylim(bottom=0)
 
     _save(path, list(panels), draw, y_label, shared=True)
 

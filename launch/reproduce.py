@@ -14,6 +14,7 @@ import datetime
 import json
 import pathlib
 import sys
+import time
 
 import jax
 
@@ -49,10 +50,10 @@ def reproduce(
       budget: how large.
       num_seeds: seeds 0, 1, ... of each model; None for as many as the experiment wants.
       out: folder of the results.
-      keep: whether results of other data or IDs stay as they are.
+      keep: whether results of another table, of other data or IDs stay as they are.
 
     Raises:
-      InputError: a result is of other data or IDs.
+      InputError: a result is of another table, of other data or IDs.
     """
     for dataset in datasets or experiment.datasets:
         wanted = min(num_seeds or experiment.seeds, experiment.most_seeds or sys.maxsize)
@@ -88,16 +89,16 @@ def _is_kept(path: pathlib.Path, found: dict, setting: Setting, keep: bool) -> b
     """Whether a recorded result stays as it is, being whole, or foreign and wanted so.
 
     Raises:
-      InputError: it is of other data or IDs.
+      InputError: it is of another table, of other data or IDs.
     """
     is_done = _is_done(found, setting)
     if not is_done:
         # What it goes on with must be the same data, which therefore have to be there.
         setting.facts()
-    foreign = _foreign(found, setting)
+    foreign = _foreign(path, found, setting)
     if foreign and not keep:
         raise InputError(
-            f"{path}: made from {foreign}; remove it to measure anew, name another folder with "
+            f"{path}: made {foreign}; remove it to measure anew, name another folder with "
             "--out, or leave it as it is with --keep"
         )
     return bool(foreign) or is_done
@@ -107,30 +108,35 @@ def _is_done(found: dict, setting: Setting) -> bool:
     return found["complete"] and len(found["seeds"]) >= len(setting.seeds)
 
 
-def _foreign(found: dict, setting: Setting) -> str:
-    """What a recorded result was made from that is not what is there now; empty if nothing."""
+def _foreign(path: pathlib.Path, found: dict, setting: Setting) -> str:
+    """What a recorded result is of, unless it is of this place and these data: empty then."""
+    if results_page.file_name(**found) != path.name:
+        return f"as {results_page.file_name(**found)}"
     folder = setting.planned_folder
     if (folder / SEQUENCES).is_file():
         now = setting.facts()["data"]
         if found["data"] != now:
-            return f"data {found['data']}, but {folder} has {now}"
+            return f"from data {found['data']}, but {folder} has {now}"
         for ids, checksum in found["tables"].items():
             table = folder / "ids" / ids / "semantic_ids.npz"
             if table.is_file() and setting.table(ids).checksum() != checksum:
-                return f"IDs {checksum}, but {table} has {setting.table(ids).checksum()}"
+                return f"from IDs {checksum}, but {table} has {setting.table(ids).checksum()}"
     return ""
 
 
 def _measure(experiment: Experiment, setting: Setting, path: pathlib.Path) -> None:
     """Writes down what the experiment finds, after each of its parts where it has several."""
+    started = time.monotonic()
     found = experiment.run(setting)
     if isinstance(found, dict):
-        _save(experiment, setting, path, found, True)
+        _save(experiment, setting, path, found, True, started)
     else:
         values = {}
         for values in found:
-            _save(experiment, setting, path, _with_recorded(values, setting.recorded), False)
-        _save(experiment, setting, path, values, not values.get("missing"))
+            _save(
+                experiment, setting, path, _with_recorded(values, setting.recorded), False, started
+            )
+        _save(experiment, setting, path, values, not values.get("missing"), started)
     print(f"wrote {path}")
 
 
@@ -148,6 +154,7 @@ def _save(
     path: pathlib.Path,
     values: dict,
     complete: bool,
+    started: float,
 ) -> None:
     """Writes a record, unless it would say nothing new: its commit and date are of what it says."""
     command = f"python -m launch.reproduce {experiment.name} --dataset={setting.dataset}"
@@ -165,6 +172,8 @@ def _save(
         "trained": setting.trained,
         "hardware": mesh.hardware(),
         "command": command,
+        # Of this command, which may have gone on with what others had found.
+        "seconds": round(time.monotonic() - started),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **artifacts.provenance(),
     }
@@ -215,7 +224,7 @@ def main(argv=None) -> None:
     parser.add_argument("--seeds", type=int, help="of each model; most experiments want 1")
     parser.add_argument("--out", help=f"folder of results; results/ by default, {TOY_OUT} for toys")
     parser.add_argument(
-        "--keep", action="store_true", help="leave results of other data or IDs as they are"
+        "--keep", action="store_true", help="leave results of another table, of other data or IDs"
     )
     try:
         options = parser.parse_args(argv)

@@ -428,7 +428,12 @@ def test_an_evaluation_with_another_beam_is_refused_and_one_of_another_step_made
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"data": "other"}, "made from data other"), ({"tables": {"rqvae_adamw": "x"}}, "IDs x")],
+    [
+        ({"data": "other"}, "made from data other"),
+        ({"tables": {"rqvae_adamw": "x"}}, "IDs x"),
+        ({"name": "table5"}, "table8_beauty_toy.json: made as table5_beauty_toy.json; remove it"),
+        ({"budget": "cpu"}, "table8_beauty_toy.json: made as table8_beauty_cpu.json; remove it"),
+    ],
 )
 def test_a_result_of_other_data_or_ids_is_refused_unless_kept(change, message, toy, capsys):
     result = run("table8")
@@ -438,6 +443,9 @@ def test_a_result_of_other_data_or_ids_is_refused_unless_kept(change, message, t
         run("table8")
     assert message in capsys.readouterr().err
     assert run("table8", "--keep") == result | change
+    # What is of another table stands nowhere on the page.
+    page = (path.parent / "results.md").read_text()
+    assert (f"[{path.name}](" in page) == (change.keys() <= {"data", "tables"})
     path.write_text(json.dumps(result))
 
 

@@ -31,20 +31,35 @@ def test_rows_of_the_paper_stand_behind_ours():
     ]
 
 
+def test_how_many_different_items_the_lists_hold_stands_behind_the_scores():
+    cells = dict.fromkeys(scores.SCORES, SCORE)
+    run = {"training": {"steps": 3000}, "distinct_items": 1234}
+    row = {"scores": cells, "with_history_items": cells, "seeds": [0], "runs": [run]}
+    rows = {"with user tokens": row, "popularity": {"scores": cells}}
+    result = {"dataset": "beauty", "budget": "cpu", "values": {"rows": rows}}
+    header, _, tiger, paper_row, popularity, _ = scores.scores_table(
+        [result], "table8"
+    ).splitlines()[2:]
+    assert header.endswith("| NDCG@10 | items@10 |")
+    assert tiger.endswith(" | 1,234 |")
+    assert paper_row.endswith(" | - |  |")
+    assert popularity.endswith("(0.4000-0.6000) |  |")
+
+
 def test_a_row_of_recbole_says_its_epochs_and_those_of_pretraining_where_there_is_one():
     options = {"epochs": 20, "pretrain_epochs": 3}
     rows = {
         name: {
             "scores": dict.fromkeys(scores.SCORES, SCORE),
             "seeds": [0],
-            "runs": [{"model": name, "options": options}],
+            "runs": [{"model": name, "options": options, "best_epoch": 17}],
         }
         for name in ("SASRec", "S3Rec")
     }
     result = {"dataset": "beauty", "budget": "cpu", "values": {"rows": rows}}
     lines = scores.scores_table([result], "table8").splitlines()
-    assert lines[4].startswith("| SASRec | cpu, 20 epochs, 1 seed |")
-    assert lines[5].startswith("| S3Rec | cpu, 20 epochs, 3 of pretraining, 1 seed |")
+    assert lines[4].startswith("| SASRec | cpu, 20 epochs, best at 17, 1 seed |")
+    assert lines[5].startswith("| S3Rec | cpu, 20 epochs, best at 17, 3 of pretraining, 1 seed |")
 
 
 def test_numbers_of_the_paper_agree_where_tables_repeat_each_other():

@@ -4,8 +4,10 @@ Which axis of a parameter is shared is a table of the network's logical names, t
 optimizer's state lies whole on every device: beside the activations it is small.
 """
 
+import contextlib
 import functools
 import os
+import platform
 
 import flax
 import jax
@@ -30,13 +32,23 @@ LOGICAL_AXES = (
 
 
 def hardware() -> str:
-    """What this process computes on, as results name it: the accelerator and the CPU cores.
+    """What this process computes on, as results name it: the accelerator, CPU cores, processor.
 
     Of the cores those that it may use, where the system can tell.
     """
     held_to = getattr(os, "sched_getaffinity", None)
     cores = len(held_to(0)) if held_to else os.cpu_count()
-    return f"{jax.devices()[0].device_kind}, {cores} CPU {'core' if cores == 1 else 'cores'}"
+    kind, noun = jax.devices()[0].device_kind, "core" if cores == 1 else "cores"
+    return f"{kind}, {cores} CPU {noun} ({_processor()})"
+
+
+def _processor() -> str:
+    """The name of the processor, as far as the system tells it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def join(processes: str) -> None:

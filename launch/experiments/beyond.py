@@ -11,7 +11,14 @@ import jax
 
 from launch.experiments import sasrec
 from launch.experiments.experiment import Experiment
-from launch.experiments.scores import PRODUCT, baseline_label, markdown, scores_table
+from launch.experiments.scores import (
+    HEADER,
+    PRODUCT,
+    SCORES,
+    baseline_label,
+    markdown,
+    scores_table,
+)
 from launch.experiments.setting import DATASETS, ON_TIGER, Setting
 from tiger_jax import artifacts, baselines, fuse, fusion, metrics
 from tiger_jax.data import content
@@ -28,6 +35,15 @@ MIXTURE = baseline_label("counts_with_content")
 FUSION = "TIGER along that prior, ranked by the product of all"
 EVERYONE = "the same, and SASRec"
 
+# Whether one finds items that no training has seen.
+_COLD = {
+    TIGER: "by their IDs, [Figure 5](#figure-5-cold-start)",
+    SASREC: "no: an embedding is learnt for each item",
+    MIXTURE: "by content",
+    PRODUCT: "by content",
+    FUSION: "by IDs and content",
+    EVERYONE: "no: SASRec knows none",
+}
 # Of a choice, besides the run.
 _CHOSEN_BY = ("sasrec", "num_users", "num_beams", "prior_items", "seed")
 
@@ -188,7 +204,8 @@ def _milliseconds(answer: Callable, user_ids, histories, num_users: int) -> floa
 def show(results: list[dict[str, Any]]) -> str:
     """Accuracy of all, then what each costs."""
     header = ["", "dataset", "parameters", "memory, MB", "ms, 1 user", f"ms a user of {_MANY:,}"]
-    header += ["distinct items@10", "entropy@10, bits", "mean popularity"]
+    header += ["items@10", "entropy@10, bits", "training interactions of an item, mean"]
+    header += ["new items"]
     rows = [
         [
             label,
@@ -200,6 +217,7 @@ def show(results: list[dict[str, Any]]) -> str:
             f"{row['distinct_items']:,}",
             f"{row['entropy@10']:.2f}",
             f"{row['mean_popularity']:.1f}",
+            _COLD[label],
         ]
         for result in results
         for label, row in result["values"]["rows"].items()
@@ -218,11 +236,41 @@ def show(results: list[dict[str, Any]]) -> str:
         "Histories are left out.\n\n"
         + scores_table(results)
         + "\n\n"
+        + " ".join(map(_verdict, results))
+        + "\n\n"
         + markdown(header, rows)
+        + f"\n\nMilliseconds are medians of {_TIMES} in one process each, on machines that others "
+        "use as well: they tell orders of magnitude. What a prior along the trie costs the search "
+        "was measured side by side ([prior_cpu.json](../results/prior_cpu.json), `python -m "
+        "benchmarks.prior`); the rest of a fusion is counting, and SASRec where it takes part. How "
+        "TIGER finds new items was measured in Figure 5 alone, the others' answers follow from "
+        "what they are made of."
         + "\n\nExponents in the last ranking: of log p by the model, log of the share of "
         "co-occurrences + 0.01 (co_occurrence), cosine (content), log of 1 + training interactions "
         "(popularity), log of 1 + how often the item came right after the last one (transitions), "
         "and log p by SASRec:\n\n" + "\n".join(weights)
+    )
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    """By which scores the largest fusion is above each of its parts alone."""
+    rows = result["values"]["rows"]
+    parts = [rows[label]["scores"] for label in (TIGER, SASREC, MIXTURE, PRODUCT)]
+    fused = rows[EVERYONE]["scores"]
+    above = [
+        title
+        for name, title in zip(SCORES, HEADER, strict=True)
+        if fused[name]["value"] > max(part[name]["value"] for part in parts)
+    ]
+    lower = [
+        title
+        for name, title in zip(SCORES, HEADER, strict=True)
+        if fused[name]["low"] > max(part[name]["high"] for part in parts)
+    ]
+    return (
+        f"{result['dataset'].capitalize()}: the fusion with SASRec is above every part alone by "
+        f"{', '.join(above) or 'no score'}; without overlap of the intervals by "
+        f"{', '.join(lower) or 'none'}."
     )
 
 

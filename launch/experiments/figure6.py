@@ -92,8 +92,9 @@ def draw(results: list[dict], folder: pathlib.Path) -> None:
         folder / "figure6.png",
         {"invalid IDs": curves},
         "first K results",
-        "% of them",
+        "% of them (none: no point)",
         their_ranges=ranges,
+        log=True,
     )
 
 

@@ -78,7 +78,8 @@ def show_table9(results: list[dict]) -> str:
 def _cell(score: dict[str, float]) -> str:
     """With one seed there is the interval over the users alone."""
     if "standard_error" in score:
-        return f"{score['value']:.4f} ± {score['standard_error']:.5f}"
+        error = score["standard_error"]
+        return f"{score['value']:.4f} ± {f'{error:.5f}' if error >= 5e-6 else '< 0.00001'}"
     return "{value:.4f} ({low:.4f}-{high:.4f})".format(**score)
 
 

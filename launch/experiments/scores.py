@@ -96,6 +96,8 @@ def scores_table(
 ) -> str:
     """A table of scores for each dataset: rows of `results`, and the paper's in italics.
 
+    Where rows tell how many different items stand in their lists, that is the last column.
+
     Args:
       results: recorded results whose values have "rows", {label: what `Setting.tiger` returns, or
         {"scores": what `metrics.score` returns}}.
@@ -109,18 +111,32 @@ def scores_table(
     for dataset in dict.fromkeys(result["dataset"] for result in results):
         printed = _printed(theirs, dataset)
         placed = dict(names or {})
-        rows = []
+        rows, listed = [], []
         of_dataset = [result for result in results if result["dataset"] == dataset]
         for label in dict.fromkeys(label for r in of_dataset for label in r["values"]["rows"]):
             for result in of_dataset:
                 row = result["values"]["rows"].get(label)
                 if row and part in row:
                     rows.append([label, _size(result, row), *map(_cell, _ordered(row[part]))])
+                    listed.append(_different_items(row))
             for name in [name for name in printed if placed.get(name, name) == label]:
                 rows.append(_paper_row(name, printed.pop(name)))
+                listed.append("")
         rows += [_paper_row(name, scores) for name, scores in printed.items()]
-        sections.append(f"**{dataset.capitalize()}**\n\n" + markdown(["", "budget", *HEADER], rows))
+        header = ["", "budget", *HEADER]
+        if any(listed):
+            header.append("items@10")
+            listed += [""] * (len(rows) - len(listed))
+            rows = [[*row, number] for row, number in zip(rows, listed, strict=True)]
+        sections.append(f"**{dataset.capitalize()}**\n\n" + markdown(header, rows))
     return "\n\n".join(sections)
+
+
+def _different_items(row: Mapping[str, Any]) -> str:
+    """How many stand in the first ten of all users' lists, history removed; of the first seed."""
+    runs = row.get("runs", ()) if "with_history_items" in row else ()
+    found = [f"{run['distinct_items']:,}" for run in runs if "distinct_items" in run]
+    return found[0] if found else ""
 
 
 def _printed(theirs: str | Sequence[str], dataset: str) -> dict[str, dict[str, float]]:
@@ -147,6 +163,9 @@ def _length(run: Mapping[str, Any]) -> str:
     if "options" not in run:
         return ""
     length = f"{run['options']['epochs']} epochs"
+    # Where that is the last, more of them might have been better.
+    if "best_epoch" in run:
+        length += f", best at {run['best_epoch']}"
     # RecBole's only one that has two stages.
     if run["model"] == "S3Rec":
         length += f", {run['options']['pretrain_epochs']} of pretraining"

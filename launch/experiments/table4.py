@@ -68,10 +68,16 @@ def _section(result: dict) -> str:
         if label in printed:
             theirs = (", ".join(printed[label][str(t)]) for t in _TEMPERATURES)
             rows.append([f"*{label}, paper*", *(f"*{names}*" for names in theirs)])
+    missed = sum(
+        row["category"] not in dict(row["common"].get(str(_TEMPERATURES[0]), []))
+        for row in result["values"]["rows"].values()
+    )
     header = ["category of the target", *(f"T = {t}, top 10" for t in _TEMPERATURES)]
     return (
         f"**{result['dataset'].capitalize()}**, budget {result['budget']}, first seed. Categories "
-        "of at least a tenth of all results, five at most, with their share; the names are the "
+        "of at least a tenth of all results, five at most, with their share; at "
+        f"T = {_TEMPERATURES[0]:g} the target's own is not among them for {missed} of "
+        f"{len(result['values']['rows'])}, where the paper names it for all. The names are the "
         "items' own, the paper's below. Lists are drawn, history left out.\n\n"
         + markdown(header, rows)
     )
