@@ -63,8 +63,9 @@ BUDGETS = {
         Budget(
             "cpu",
             "real data, one CPU core: 24,000 steps with counts and content as a teacher, about an "
-            "hour (docs/training.md); 12,000 steps for models without a teacher (P5); 3,000 steps "
-            "without one for each variant where variants are compared",
+            "hour (docs/training.md); 12,000 steps for models without a teacher (P5, and TIGER "
+            "with IDs like the paper's); 3,000 steps without one for each variant where variants "
+            "are compared",
             "gin/experiment/{dataset}_cpu.gin",
             "work/{dataset}_minilm",
             "rqvae_adamw",

@@ -97,13 +97,29 @@ def show(results: list[dict]) -> str:
             f"**{result['dataset'].capitalize()}**, budget {result['budget']}, "
             f"{seeds_text(result['seeds'])} of what is trained; the targets themselves: mean "
             f"frequency {values['targets']['mean_frequency']:.1f}, "
-            f"{values['targets']['coverage']:.1%} of the catalogue\n\n" + markdown(header, rows)
+            f"{values['targets']['coverage']:.1%} of the catalogue. {_verdict(values['rows'])}\n\n"
+            + markdown(header, rows)
         )
     return (
         f"{ON_TIGER} Recall@10 on the test split, history removed, of users whose target has so "
         "many training interactions; then, of all top tens, the share of the catalogue in them, "
         "the mean number of training interactions of their items, and the Gini coefficient of how "
         "often each item is shown.\n\n" + "\n\n".join(sections)
+    )
+
+
+def _verdict(rows: dict[str, dict]) -> str:
+    """For which targets TIGER and SASRec differ by more than their intervals."""
+    above, below = [], []
+    for ours, theirs in zip(rows["TIGER"]["groups"], rows[sasrec.LABEL]["groups"], strict=True):
+        if ours["low"] > theirs["high"]:
+            above.append(_span(ours))
+        if ours["high"] < theirs["low"]:
+            below.append(_span(ours))
+    return (
+        "By the target's training interactions, where their intervals lie apart, TIGER is above "
+        f"SASRec at {', '.join(above) or 'none'} and below it at {', '.join(below) or 'none'}. "
+        "The paper says, without numbers, that TIGER recommends infrequent items."
     )
 
 
