@@ -6,18 +6,7 @@ import jax
 import pytest
 
 import gin
-from tiger_jax import (
-    command_line,
-    eval,
-    export,
-    fuse,
-    make_ids,
-    prepare,
-    recommend,
-    serve,
-    teach,
-    train,
-)
+from tiger_jax import command_line, eval, make_ids, prepare, recommend, teach, train
 from tiger_jax.model.model import TigerModel, num_parameters
 from tiger_jax.model.network import NetworkConfig
 from tiger_jax.vocabulary import Vocabulary
@@ -32,9 +21,6 @@ VERBS = {
     train.train: {"folder", "ids", "run", "network", "optimizer", "num_steps", "seed"},
     eval.evaluate: {"folder", "run"},
     recommend.recommend: {"folder", "run"},
-    serve.serve: {"folder", "run"},
-    export.export: {"folder", "run"},
-    fuse.choose: {"folder", "run"},
     teach.teach: {"folder", "teacher_weight", "imagined_users", "max_history"},
 }
 

@@ -39,6 +39,10 @@ def parse(card: str) -> None:
 
 
 def settings_checksum(card: str) -> str:
-    """Identifies all that a card sets, wherever it is written."""
+    """Identifies all that a card sets, wherever it is written.
+
+    Of verbs that make nothing as well: to set one more is another recipe, and recorded rows are
+    made again.
+    """
     parse(card)
     return artifacts.checksum(gin.config_str())
