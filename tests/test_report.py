@@ -239,7 +239,7 @@ def write_ids(folder, codebook_sizes, categories, epochs=(10, 20)):
     return path
 
 
-def write_eval(folder, sequences, targets_first):
+def write_eval(folder, sequences, targets_first, fusion=""):
     _, targets = sequences.split("test")
     lists = np.array([np.roll(np.arange(1, NUM_ITEMS + 1), 1 - t)[:12] for t in targets])
     lists = lists if targets_first else np.roll(lists, 11, axis=1)[:, :10]
@@ -252,7 +252,7 @@ def write_eval(folder, sequences, targets_first):
         "split": "test", "search": "free", "step": 1, "num_beams": 10, "num_users": 30,
         "distinct_items": 5, "invalid_id_rate": 0.1, "users_per_s": 3.0, "exclude_history": True,
         "with_history_items": scores, "without_history_items": scores,
-        "baselines": {HOSTILE: scores},
+        "baselines": {HOSTILE: scores}, "fusion": fusion,
     }  # fmt: skip
     path = folder / "report.html"
     eval_report.write(path, result, sequences, [HOSTILE] * NUM_ITEMS, np.arange(30), ranked)
@@ -324,6 +324,13 @@ def test_the_page_of_eval_marks_the_hits(targets_first, sequences, tmp_path):
     marked = [pairs for tag, pairs in page.tags if tag == "tr" and pairs.get("class") == "marked"]
     assert len(marked) == len(hits) + 1  # and the row of the run itself
     assert sum("(an ID that no item has)" in text for text in page.texts) == 10
+
+
+@pytest.mark.parametrize("fusion", ["", "all"])
+def test_the_page_of_eval_says_whose_scores_those_of_a_fusion_are(fusion, sequences, tmp_path):
+    page = require_page(write_eval(tmp_path, sequences, True, fusion))
+    ours = [text for text in page.texts if text.endswith((", history left out", ", history kept"))]
+    assert [" with all, " in text for text in ours] == [bool(fusion)] * 2
 
 
 def write_train(folder, num_rows, first_loss=2.0):
