@@ -275,6 +275,11 @@ def test_codebook_sizes_are_numbers_of_codes(scheme, sizes):
         CASES[scheme](embeddings(), 0, codebook_sizes=sizes)
 
 
+def test_an_rqvae_may_have_no_hidden_layer():
+    codes = CASES["rqvae"](embeddings(), 0, hidden_sizes=())
+    assert set(codes.quantizer.arrays) < set(CASES["rqvae"](embeddings(), 0).quantizer.arrays)
+
+
 def test_more_random_ids_than_a_number_counts_are_refused():
     with pytest.raises(InputError, match="give fewer levels"):
         schemes.random(np.zeros((5, 1)), 0, codebook_sizes=(256,) * 8)

@@ -331,10 +331,17 @@ def load_json(path: str | os.PathLike, made_by: str, needs: Sequence[str] = ()) 
         value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     if needs and not isinstance(value, dict):
         raise InputError(f"{path}: must hold a dictionary; make it again with {made_by}")
+    require_keys(path, value, needs, made_by)
+    return value
+
+
+def require_keys(
+    path: str | os.PathLike, value: Mapping[str, Any], needs: Sequence[str], made_by: str
+) -> None:
+    """InputError unless what was read from a file has all the keys that it needs."""
     missing = [name for name in needs if name not in value]
     if missing:
         raise InputError(f"{path}: lacks {', '.join(missing)}; make it again with {made_by}")
-    return value
 
 
 def checksum(*parts: np.ndarray | bytes | str) -> str:

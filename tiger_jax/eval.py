@@ -219,7 +219,7 @@ def table_of(result: dict) -> str:
     """What `evaluate` found, as aligned text; 95 % intervals in brackets."""
     names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10")
     kept, removed = "history kept", "history removed"
-    who = " with ".join(filter(None, (result["run"], result["fusion"])))
+    who = report.contender(result)
     protocol = removed if result["exclude_history"] else kept
     rows = [
         *(

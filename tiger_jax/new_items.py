@@ -166,8 +166,8 @@ def _read_items(
             raise InputError(f"{where}: item {item_id} is in {seen[item_id]}, too; keep one")
         seen[item_id] = where
         known = {name: own_data.value_of(name, record.get(name), name, where) for name in fields}
-        rows.append(known | ({} if is_own_data else metadata_row(known, where)))
-        rows[-1][_ITEM_ID] = item_id
+        checked = {} if is_own_data else metadata_row(known, where)
+        rows.append(known | checked | {_ITEM_ID: item_id})
     return rows
 
 

@@ -69,10 +69,10 @@ def recommend(
     unknown = [raw_id for raw_id in raw_ids if raw_id not in sequences.item_number]
     items = [sequences.item_number[raw_id] for raw_id in raw_ids if raw_id not in unknown]
     users = [user] if user else None
-    who_answers = recommender
+    answerer = recommender
     if fusion:
-        who_answers = fusions.load(folder, run, fusion, recommender, sequences)
-    ranked = who_answers.recommend(
+        answerer = fusions.load(folder, run, fusion, recommender, sequences)
+    ranked = answerer.recommend(
         users,
         [items],
         num_results,

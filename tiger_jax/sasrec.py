@@ -188,16 +188,17 @@ class SasRec(Baseline):
           InputError: something is missing or damaged, or the run is of other items.
         """
         run_folder = pathlib.Path(folder, "runs", run)
-        if saved_run.settings_of(run_folder, TRAIN).get("model") != MODEL:
+        settings = saved_run.settings_of(run_folder, TRAIN)
+        if settings.get("model") != MODEL:
             raise InputError(f"{run_folder}: not a run of SASRec; give one of {TRAIN}")
-        settings = saved_run.settings_of(run_folder, TRAIN, _SETTINGS)
+        artifacts.require_keys(run_folder / saved_run.RUN, settings, _SETTINGS, TRAIN)
         sequences = sequences or Sequences.load(pathlib.Path(folder, SEQUENCES))
         if settings["items_checksum"] != sequences.header["items_checksum"]:
             raise InputError(
                 f"{run_folder}: trained on other items than {folder} has now; train again under"
                 f" another name with {TRAIN}"
             )
-        with artifacts.refusing_damage(run_folder / "run.json", "run's", TRAIN):
+        with artifacts.refusing_damage(run_folder / saved_run.RUN, "run's", TRAIN):
             config = SasRecConfig(**settings["network"])
             like = jax.eval_shape(lambda: init(config, sequences.num_items, jax.random.key(0)))
         checkpoint_folder = run_folder / "checkpoints"

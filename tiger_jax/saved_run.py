@@ -18,7 +18,7 @@ from tiger_jax.semantic_ids.table import SemanticIdTable
 from tiger_jax.vocabulary import Vocabulary
 
 TRAIN = "python -m tiger_jax.train"
-_RUN = "run.json"
+RUN = "run.json"
 # What a run has to say of itself.
 _SETTINGS = ("ids", "table", "network", "num_user_tokens", "normalize", "max_history")
 
@@ -64,12 +64,13 @@ def load(
         longer those that the run was trained with.
     """
     run_folder = pathlib.Path(folder, "runs", run)
-    if model := settings_of(run_folder, TRAIN).get("model"):
+    settings = settings_of(run_folder, TRAIN)
+    if model := settings.get("model"):
         raise InputError(
             f"{run_folder}: a run of {model}, not of TIGER; give one of {TRAIN}, "
             f"or this one by --{model} where a verb has that"
         )
-    settings = settings_of(run_folder, TRAIN, _SETTINGS)
+    artifacts.require_keys(run_folder / RUN, settings, _SETTINGS, TRAIN)
     sequences = sequences or Sequences.load(pathlib.Path(folder, SEQUENCES))
     table_path = pathlib.Path(folder, "ids", str(settings["ids"]), "semantic_ids.npz")
     table = SemanticIdTable.load(table_path, sequences.header["items_checksum"])
@@ -78,7 +79,7 @@ def load(
             f"{table_path}: not the table that {run_folder} was trained with; train again"
             f" under another name with {TRAIN}"
         )
-    with artifacts.refusing_damage(run_folder / _RUN, "run's", TRAIN):
+    with artifacts.refusing_damage(run_folder / RUN, "run's", TRAIN):
         model = TigerModel(
             NetworkConfig(**settings["network"]),
             Vocabulary(table.codebook_sizes, settings["num_user_tokens"]),
@@ -93,16 +94,18 @@ def load(
 
 
 def settings_of(
-    run_folder: pathlib.Path, made_by: str, needs: Sequence[str] = ()
+    run_folder: pathlib.Path, made_by: str, needs: Sequence[str] = ("network",)
 ) -> dict[str, Any]:
     """What a run says of itself; InputError, which names the runs beside it, if there is none."""
-    path = run_folder / _RUN
-    others = sorted(other.parent.name for other in run_folder.parent.glob(f"*/{_RUN}"))
-    if not path.is_file() and others:
-        raise InputError(
-            f"{run_folder}: no such run; give one of {', '.join(others)}, or make it with {made_by}"
-        )
-    return artifacts.load_json(path, made_by, needs or ("network",))
+    path = run_folder / RUN
+    if not path.is_file():
+        others = sorted(other.parent.name for other in run_folder.parent.glob(f"*/{RUN}"))
+        if others:
+            raise InputError(
+                f"{run_folder}: no such run; give one of {', '.join(others)}, or make it with "
+                f"{made_by}"
+            )
+    return artifacts.load_json(path, made_by, needs)
 
 
 def training_facts(
@@ -160,7 +163,7 @@ def claim(
     """
     own_checkpoints = run_folder / "checkpoints"
     artifacts.own(own_checkpoints)
-    path = run_folder / _RUN
+    path = run_folder / RUN
     if not path.exists():
         with artifacts.atomic_path(run_folder / "config.gin") as temporary:
             temporary.write_text(configuration, encoding="utf-8")

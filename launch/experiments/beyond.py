@@ -241,10 +241,9 @@ def show(results: list[dict[str, Any]]) -> str:
         + markdown(header, rows)
         + f"\n\nMilliseconds are medians of {_TIMES} in one process each, on machines that others "
         "use as well: they tell orders of magnitude. What a prior along the trie costs the search "
-        "was measured side by side ([prior_cpu.json](../results/prior_cpu.json), `python -m "
-        "benchmarks.prior`); the rest of a fusion is counting, and SASRec where it takes part. How "
-        "TIGER finds new items was measured in Figure 5 alone, the others' answers follow from "
-        "what they are made of."
+        "was measured side by side (results/prior_cpu.json, `python -m benchmarks.prior`); the "
+        "rest of a fusion is counting, and SASRec where it takes part. How TIGER finds new items "
+        "was measured in Figure 5 alone, the others' answers follow from what they are made of."
         + "\n\nExponents in the last ranking: of log p by the model, log of the share of "
         "co-occurrences + 0.01 (co_occurrence), cosine (content), log of 1 + training interactions "
         "(popularity), log of 1 + how often the item came right after the last one (transitions), "
@@ -257,20 +256,18 @@ def _verdict(result: dict[str, Any]) -> str:
     rows = result["values"]["rows"]
     parts = [rows[label]["scores"] for label in (TIGER, SASREC, MIXTURE, PRODUCT)]
     fused = rows[EVERYONE]["scores"]
-    above = [
-        title
-        for name, title in zip(SCORES, HEADER, strict=True)
-        if fused[name]["value"] > max(part[name]["value"] for part in parts)
-    ]
-    lower = [
-        title
-        for name, title in zip(SCORES, HEADER, strict=True)
-        if fused[name]["low"] > max(part[name]["high"] for part in parts)
-    ]
+
+    def ahead(ours: str, theirs: str) -> str:
+        titles = [
+            title
+            for name, title in zip(SCORES, HEADER, strict=True)
+            if fused[name][ours] > max(part[name][theirs] for part in parts)
+        ]
+        return ", ".join(titles) or "none"
+
     return (
         f"{result['dataset'].capitalize()}: the fusion with SASRec is above every part alone by "
-        f"{', '.join(above) or 'no score'}; without overlap of the intervals by "
-        f"{', '.join(lower) or 'none'}."
+        f"{ahead('value', 'value')}; without overlap of the intervals by {ahead('low', 'high')}."
     )
 
 

@@ -221,8 +221,8 @@ def _section(result: dict) -> str:
                 for name in list(first["rows"])[1:]
             ],
         ),
+        _verdict(runs, shares[0]),
     ]
-    lines.append(_verdict(runs, shares[0]))
     columns = [(f"K = {k}", "by_k", str(k)) for k in _CUTOFFS] + [
         (f"K = {k}, limit rounded up", "by_k_rounded_up", str(k)) for k in (5, 15)
     ]
@@ -258,7 +258,7 @@ def _verdict(runs: list[dict], share_with_three_codes: float) -> str:
         return f"{name} at K = {', '.join(map(str, ks))}" if ks else f"{name} nowhere"
 
     names = list(runs[0]["rows"])[1:]
-    none = [k for k in _CUTOFFS if int(_EPSILON * k) == 0]
+    none = [k for k in _CUTOFFS if not cold_start.most_unseen(_EPSILON, k)]
     return (
         f"Recall@K of unseen targets is above that of {_KNN} with {'; '.join(map(above, names))} "
         f"(epsilon = {_EPSILON}; by the means, whatever their intervals). At K = "

@@ -79,7 +79,8 @@ def _cell(score: dict[str, float]) -> str:
     """With one seed there is the interval over the users alone."""
     if "standard_error" in score:
         error = score["standard_error"]
-        return f"{score['value']:.4f} ± {f'{error:.5f}' if error >= 5e-6 else '< 0.00001'}"
+        shown = f"{error:.5f}" if error >= 5e-6 else "< 0.00001"
+        return f"{score['value']:.4f} ± {shown}"
     return "{value:.4f} ({low:.4f}-{high:.4f})".format(**score)
 
 

@@ -111,23 +111,19 @@ def scores_table(
     for dataset in dict.fromkeys(result["dataset"] for result in results):
         printed = _printed(theirs, dataset)
         placed = dict(names or {})
-        rows, listed = [], []
+        rows = []
         of_dataset = [result for result in results if result["dataset"] == dataset]
         for label in dict.fromkeys(label for r in of_dataset for label in r["values"]["rows"]):
             for result in of_dataset:
                 row = result["values"]["rows"].get(label)
                 if row and part in row:
-                    rows.append([label, _size(result, row), *map(_cell, _ordered(row[part]))])
-                    listed.append(_different_items(row))
+                    cells = map(_cell, _ordered(row[part]))
+                    rows.append([label, _size(result, row), *cells, _different_items(row)])
             for name in [name for name in printed if placed.get(name, name) == label]:
                 rows.append(_paper_row(name, printed.pop(name)))
-                listed.append("")
         rows += [_paper_row(name, scores) for name, scores in printed.items()]
-        header = ["", "budget", *HEADER]
-        if any(listed):
-            header.append("items@10")
-            listed += [""] * (len(rows) - len(listed))
-            rows = [[*row, number] for row, number in zip(rows, listed, strict=True)]
+        shown = None if any(row[-1] for row in rows) else -1
+        header, *rows = (row[:shown] for row in [["", "budget", *HEADER, "items@10"], *rows])
         sections.append(f"**{dataset.capitalize()}**\n\n" + markdown(header, rows))
     return "\n\n".join(sections)
 
@@ -183,4 +179,4 @@ def _cell(score: Mapping[str, float]) -> str:
 
 def _paper_row(name: str, scores: Mapping[str, float]) -> list[str]:
     cells = [f"*{scores[metric]:.4f}*" if metric in scores else "-" for metric in SCORES]
-    return [f"*{name}*", f"*{scores.get('source', 'paper')}*", *cells]
+    return [f"*{name}*", f"*{scores.get('source', 'paper')}*", *cells, ""]

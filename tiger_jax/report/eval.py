@@ -62,6 +62,11 @@ def write(
     page.save(path)
 
 
+def contender(result: dict) -> str:
+    """Whose scores those of an evaluation are: a run's, or a run's with a fusion."""
+    return " with ".join(filter(None, (result["run"], result["fusion"])))
+
+
 def _add_scores(page: Page, result: dict, dataset: str | None) -> None:
     """The run, the baselines and, for a dataset of the paper, its row of Table 1."""
     page.heading("Scores")
@@ -71,7 +76,7 @@ def _add_scores(page: Page, result: dict, dataset: str | None) -> None:
         f"lists {'leave out' if result['exclude_history'] else 'keep'} the user's history."
     )
     kept = result.get("with_history_items")
-    who = " with ".join(filter(None, (result["run"], result["fusion"])))
+    who = contender(result)
     scores = {
         f"{who}, history left out": result["without_history_items"],
         **({f"{who}, history kept": kept} if kept else {}),

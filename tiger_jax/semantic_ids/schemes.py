@@ -79,7 +79,7 @@ def rqvae(
         being finite.
     """
     codebook_sizes = _checked_sizes("codebook_sizes", codebook_sizes)
-    hidden_sizes = _checked_sizes("hidden_sizes", hidden_sizes)
+    hidden_sizes = _checked_sizes("hidden_sizes", hidden_sizes, least=0)
     require_at_least(1, num_epochs=num_epochs, batch_size=batch_size, latent_size=latent_size)
     require_at_least(1, epochs_per_round=epochs_per_round)
     if start_items is not None:
@@ -324,9 +324,9 @@ def text(embeddings_NE: np.ndarray, seed: int, *, order: str) -> Codes:
     return Codes(codes_NL, (1 + 10 + 10**_PIECE,) * num_pieces, has_collision_token=False)
 
 
-def _checked_sizes(name: str, sizes: Sequence[int]) -> tuple[int, ...]:
-    """InputError unless they are whole numbers above 0, at least one of them."""
-    is_some = isinstance(sizes, Sequence) and len(sizes) > 0
+def _checked_sizes(name: str, sizes: Sequence[int], least: int = 1) -> tuple[int, ...]:
+    """InputError unless they are whole numbers above 0, at least so many of them."""
+    is_some = isinstance(sizes, Sequence) and len(sizes) >= least
     if not is_some or not all(type(size) is int and size > 0 for size in sizes):
         raise InputError(f"{name}={sizes!r}: give a size for each level, such as (256, 256, 256)")
     return tuple(sizes)
